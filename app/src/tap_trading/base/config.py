@@ -1,0 +1,216 @@
+"""Settings of all processes: typed, from the environment, validated once at start-up.
+
+Every setting has one field here; `docs/settings.md` and the machine's environment
+file are checked against it. An unknown or wrong setting stops the process with a
+sentence that names it.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Literal, Self
+
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    ValidationError,
+    model_validator,
+)
+
+#: Names with our prefix that belong to the repository's tests, not to a service.
+_TEST_NAMES = frozenset({"TAP_MARKET_DATA"})
+
+
+_LAST_PORT = 65535
+
+
+class ConfigError(Exception):
+    """The environment holds an unknown or wrong setting; the text names each one."""
+
+
+@dataclass(frozen=True, slots=True)
+class Address:
+    """A TCP address or, when `path` is set, a Unix socket."""
+
+    host: str = ""
+    port: int = 0
+    path: str = ""
+
+    def __str__(self) -> str:
+        return f"unix:{self.path}" if self.path else f"{self.host}:{self.port}"
+
+
+def _tcp_address(value: object) -> object:
+    if not isinstance(value, str):
+        return value
+    host, colon, port = value.rpartition(":")
+    if not (colon and host and port.isdecimal() and 0 < int(port) <= _LAST_PORT):
+        raise ValueError("must be HOST:PORT with a port from 1 to 65535")
+    return Address(host=host.strip("[]"), port=int(port))
+
+
+def _address(value: object) -> object:
+    if isinstance(value, str):
+        path = value.removeprefix("unix:")
+        if path.startswith("/"):
+            return Address(path=path)
+        if value.startswith("unix:"):
+            raise ValueError("must be unix:/absolute/path or HOST:PORT")
+    return _tcp_address(value)
+
+
+def _listed(value: object) -> object:
+    if isinstance(value, str):
+        return tuple(part.strip() for part in value.split(",") if part.strip())
+    return value
+
+
+def _optional_path(value: object) -> object:
+    return None if value == "" else value
+
+
+TcpAddress = Annotated[Address, BeforeValidator(_tcp_address)]
+AnyAddress = Annotated[Address, BeforeValidator(_address)]
+Origin = Annotated[str, Field(pattern=r"^https?://[A-Za-z0-9.\-\[\]:]+$")]
+
+
+class Settings(BaseModel):
+    """All settings. The alias of a field is the name of its environment variable."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True)
+
+    log_level: Literal["debug", "info", "warning", "error"] = Field(
+        "info", alias="LOG_LEVEL", description="Least severe log lines to write."
+    )
+    db_path: Path = Field(
+        Path("/data/bets.db"), alias="DB_PATH", description="SQLite file of bets and ledger."
+    )
+    redis_addr: AnyAddress = Field(
+        Address("localhost", 6379),
+        alias="REDIS_ADDR",
+        description="Redis, as HOST:PORT or unix:/path/to/socket.",
+    )
+    redis_wait_s: float = Field(
+        10.0,
+        alias="TAP_REDIS_WAIT_S",
+        ge=0,
+        le=300,
+        description="How long a starting service waits for Redis before it gives up, in seconds.",
+    )
+    api_listen: TcpAddress = Field(
+        Address("127.0.0.1", 8080),
+        alias="TAP_API_LISTEN",
+        description="Where the API listens when systemd hands it no socket.",
+    )
+    ws_listen: TcpAddress = Field(
+        Address("127.0.0.1", 8081),
+        alias="TAP_WS_LISTEN",
+        description="Where the WebSocket service listens when systemd hands it no socket.",
+    )
+    price_listen: TcpAddress = Field(
+        Address("127.0.0.1", 8090),
+        alias="TAP_PRICE_LISTEN",
+        description="Where the price service answers health, version and metrics when systemd "
+        "hands it no socket.",
+    )
+    allowed_origins: Annotated[tuple[Origin, ...], BeforeValidator(_listed)] = Field(
+        (),
+        alias="TAP_ALLOWED_ORIGINS",
+        description="Other web origins that may call the API (CORS) and open WebSockets, "
+        "separated by commas. The site's own origin always may.",
+    )
+    ws_max_clients: int = Field(
+        12_000,
+        alias="TAP_WS_MAX_CLIENTS",
+        ge=1,
+        le=1_000_000,
+        description="WebSockets open at once; one more is refused with 503.",
+    )
+    stakes: Annotated[
+        tuple[Annotated[int, Field(gt=0, le=100_000_000)], ...], BeforeValidator(_listed)
+    ] = Field(
+        (100, 500, 1000, 2500, 5000),
+        alias="TAP_STAKES",
+        min_length=1,
+        description="The stakes a trader may choose from, in cents, separated by commas.",
+    )
+    grid_width_s: int = Field(
+        5,
+        alias="TAP_GRID_WIDTH_S",
+        ge=1,
+        le=3600,
+        description="Width of a column of the grid, in seconds.",
+    )
+    grid_columns: int = Field(
+        8, alias="TAP_GRID_COLUMNS", ge=6, le=100, description="Placeable columns at any time."
+    )
+    grid_rows: int = Field(
+        12, alias="TAP_GRID_ROWS", ge=2, le=200, description="Rows of the grid around the price."
+    )
+    price_source: Literal["mock", "replay"] = Field(
+        "mock",
+        alias="TAP_PRICE_SOURCE",
+        description="Where prices come from: mock (a seeded random walk) or replay (a file of "
+        "recorded trades, re-stamped to now, looping).",
+    )
+    mock_seed: int = Field(
+        1, alias="TAP_MOCK_SEED", ge=0, description="Seed of the mock source's random walk."
+    )
+    mock_start: int = Field(
+        4_200_000,
+        alias="TAP_MOCK_START",
+        ge=100,
+        le=10**12,
+        description="First price of the mock source, in cents.",
+    )
+    replay_file: Annotated[Path | None, BeforeValidator(_optional_path)] = Field(
+        None,
+        alias="TAP_REPLAY_FILE",
+        description="CSV file of the replay source, with the columns ts_ms, price and any others.",
+    )
+    replay_speed: float = Field(
+        1.0,
+        alias="TAP_REPLAY_SPEED",
+        gt=0,
+        le=10_000,
+        allow_inf_nan=False,
+        description="How many recorded seconds the replay source plays in one second.",
+    )
+
+    @model_validator(mode="after")
+    def _replay_needs_a_file(self) -> Self:
+        if self.price_source == "replay" and self.replay_file is None:
+            raise ValueError("TAP_PRICE_SOURCE=replay needs TAP_REPLAY_FILE")
+        return self
+
+
+SETTING_NAMES: tuple[str, ...] = tuple(
+    field.alias for field in Settings.model_fields.values() if field.alias
+)
+
+
+def load(environ: Mapping[str, str]) -> Settings:
+    """Read the settings from `environ`.
+
+    Raises ConfigError, naming every unknown `TAP_…` variable and every wrong value.
+    """
+    given = {name: environ[name] for name in SETTING_NAMES if name in environ}
+    unknown = sorted(
+        name
+        for name in environ
+        if name.startswith("TAP_") and name not in SETTING_NAMES and name not in _TEST_NAMES
+    )
+    wrong = [f"{name} is not a setting" for name in unknown]
+    try:
+        settings = Settings.model_validate(given)
+    except ValidationError as error:
+        for item in error.errors(include_url=False, include_context=False):
+            reason = item["msg"].removeprefix("Value error, ")
+            where = str(item["loc"][0]) if item["loc"] else ""
+            wrong.append(f"{where}={given.get(where, '')!r}: {reason}" if where else reason)
+        raise ConfigError("; ".join(wrong)) from None
+    if wrong:
+        raise ConfigError("; ".join(wrong))
+    return settings

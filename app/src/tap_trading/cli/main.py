@@ -1,0 +1,123 @@
+"""`tap`: what ops ask of the running site and its database."""
+
+import argparse
+import http.client
+import json
+import os
+import sys
+from collections.abc import Callable, Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+
+from tap_trading.base import config, version
+from tap_trading.base.config import Address, Settings
+from tap_trading.base.db import DatabaseError
+from tap_trading.ledger import backup, migrations
+
+_TIMEOUT_S = 5.0
+
+
+def _migrate(settings: Settings, _args: argparse.Namespace) -> int:
+    done = migrations.migrate(settings.db_path)
+    for migration in done:
+        print(f"applied {migration.name}")
+    if not done:
+        print("the schema is up to date")
+    return 0
+
+
+def _backup(settings: Settings, args: argparse.Namespace) -> int:
+    made = backup.back_up(settings.db_path, args.dest, args.keep, datetime.now(UTC))
+    print(f"{made.path} {made.size} bytes, checked; {len(made.removed)} older removed")
+    return 0
+
+
+def _health(settings: Settings, _args: argparse.Namespace) -> int:
+    worst = 0
+    for name, address in (
+        ("api", settings.api_listen),
+        ("ws", settings.ws_listen),
+        ("price", settings.price_listen),
+    ):
+        healthy, text = _ask(address)
+        print(f"{name:<6} {text}")
+        worst |= not healthy
+    return int(worst)
+
+
+def _ask(address: Address) -> tuple[bool, str]:
+    connection = http.client.HTTPConnection(address.host, address.port, timeout=_TIMEOUT_S)
+    try:
+        connection.request("GET", "/healthz")
+        report = json.loads(connection.getresponse().read())
+    except (OSError, http.client.HTTPException, ValueError) as error:
+        return False, f"does not answer at {address}: {error}"
+    finally:
+        connection.close()
+    checks = ", ".join(f"{name}: {text}" for name, text in report["checks"].items())
+    return report["status"] == "ok", f"{report['status']} ({checks})"
+
+
+def _settings(settings: Settings, _args: argparse.Namespace) -> int:
+    for name, field in Settings.model_fields.items():
+        value = getattr(settings, name)
+        text = (
+            ",".join(map(str, value))
+            if isinstance(value, tuple)
+            else str("" if value is None else value)
+        )
+        print(f"{field.alias}={text}")
+    return 0
+
+
+def _version(_settings: Settings, _args: argparse.Namespace) -> int:
+    for name, value in version.current().as_json().items():
+        print(f"{name}: {value}")
+    return 0
+
+
+def _count(text: str) -> int:
+    if not (text.isdecimal() and int(text) > 0):
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number above 0")
+    return int(text)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="tap", description="Look after the tap trading site.")
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+
+    def add(
+        name: str, run: Callable[[Settings, argparse.Namespace], int], help_: str
+    ) -> argparse.ArgumentParser:
+        command = commands.add_parser(name, help=help_, description=help_)
+        command.set_defaults(run=run)
+        return command
+
+    add("health", _health, "Ask every service how it is; exit code 1 if one is not well.")
+    add("migrate", _migrate, "Bring the database's schema up to date, creating it if need be.")
+    command = add("backup", _backup, "Make a checked, compressed copy of the database.")
+    command.add_argument(
+        "--dest", type=Path, default=Path("/data/backups"), help="folder of the copies"
+    )
+    command.add_argument("--keep", type=_count, default=24, help="how many copies to keep")
+    add("settings", _settings, "Show every setting as it is in force.")
+    add("version", _version, "Show which build this is.")
+    return parser
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Entry point of `tap`. Exit code 0: done; 1: not done; 2: wrong words; 78: wrong settings."""
+    args = _parser().parse_args(argv)
+    try:
+        code: int = args.run(config.load(os.environ), args)
+    except config.ConfigError as error:
+        print(f"tap: wrong configuration: {error}", file=sys.stderr)
+        code = 78
+    except (DatabaseError, backup.BackupError) as error:
+        print(f"tap: {error}", file=sys.stderr)
+        code = 1
+    sys.exit(code)
+
+
+if __name__ == "__main__":
+    main()

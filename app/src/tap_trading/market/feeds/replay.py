@@ -1,0 +1,91 @@
+"""The replay source: recorded trades from a CSV file, re-stamped to now, looping."""
+
+import asyncio
+import csv
+from array import array
+from collections.abc import AsyncIterator, Sequence
+from dataclasses import dataclass
+from decimal import ROUND_HALF_UP, Decimal, InvalidOperation
+from pathlib import Path
+
+from tap_trading.base.clock import Clock
+from tap_trading.market.feeds.source import Tick
+
+#: Pause between the last trade of a round and the first of the next, recorded ms.
+_LOOP_GAP_MS = 1000
+_LARGEST_PRICE = 10**13  # cents
+
+
+class ReplayError(Exception):
+    """The file cannot be replayed; the text names the file and the line."""
+
+
+@dataclass(frozen=True, slots=True)
+class Recording:
+    """Trades in the file's order."""
+
+    times: Sequence[int]  # recorded Unix ms, never falling
+    prices: Sequence[int]  # cents
+
+
+def cents(text: str) -> int:
+    """A decimal price in dollars as integer cents, half up. Raises ValueError."""
+    try:
+        value = (Decimal(text) * 100).quantize(Decimal(1), ROUND_HALF_UP)
+    except InvalidOperation:
+        raise ValueError(f"{text!r} is not a price") from None
+    if not (value.is_finite() and 0 < value <= _LARGEST_PRICE):
+        raise ValueError(f"{text!r} is not a price of at least half a cent")
+    return int(value)
+
+
+def read(path: Path) -> Recording:
+    """Read and check a whole file: a header with `ts_ms` and `price`, then one trade a line.
+
+    A stamp earlier than the line before it is taken as the same moment (recorders
+    reorder by some ms). Raises ReplayError.
+    """
+    times, prices = array("q"), array("q")
+    try:
+        with path.open(newline="", encoding="utf-8") as file:
+            rows = csv.DictReader(file)
+            missing = {"ts_ms", "price"} - set(rows.fieldnames or ())
+            if missing:
+                raise ReplayError(f"{path}: no column {' and '.join(sorted(missing))}")
+            for row in rows:
+                try:
+                    moment, price = int(row["ts_ms"]), cents(row["price"] or "")
+                except (ValueError, TypeError) as error:
+                    raise ReplayError(f"{path}, line {rows.line_num}: {error}") from None
+                times.append(max(moment, times[-1]) if times else moment)
+                prices.append(price)
+    except OSError as error:
+        raise ReplayError(f"{path}: {error.strerror}") from error
+    except (UnicodeDecodeError, csv.Error) as error:
+        raise ReplayError(f"{path}: not a CSV text file ({error})") from error
+    if not times:
+        raise ReplayError(f"{path}: no trade in it")
+    return Recording(times, prices)
+
+
+class ReplaySource:
+    """A recording played at `speed` times its own pace, over and over."""
+
+    name = "replay"
+
+    def __init__(self, recording: Recording, speed: float, clock: Clock) -> None:
+        self._recording = recording
+        self._speed = speed
+        self._clock = clock
+
+    async def ticks(self) -> AsyncIterator[Tick]:
+        """Trades with their moments moved to now."""
+        times, prices = self._recording.times, self._recording.prices
+        loop = asyncio.get_running_loop()
+        while True:
+            began = loop.time()
+            for moment, price in zip(times, prices, strict=True):
+                due = began + (moment - times[0]) / 1000 / self._speed
+                await asyncio.sleep(max(due - loop.time(), 0))
+                yield Tick(self._clock(), price)
+            await asyncio.sleep(_LOOP_GAP_MS / 1000 / self._speed)

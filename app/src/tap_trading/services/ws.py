@@ -1,0 +1,129 @@
+"""The WebSocket service: live prices and the grid to every browser. Port 8081."""
+
+import asyncio
+import time
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager
+from urllib.parse import urlsplit
+
+from aiohttp import web
+
+from tap_trading.base import background, logger
+from tap_trading.base.clock import system_clock
+from tap_trading.base.config import Settings
+from tap_trading.base.errors import ProblemError
+from tap_trading.base.health import Health
+from tap_trading.base.redis import connect, probe, wait_until_ready
+from tap_trading.game.grid import Geometry
+from tap_trading.market.watch import PriceWatch
+from tap_trading.services import http, runtime
+from tap_trading.stream.client import Client
+from tap_trading.stream.hub import RECENT_BARS, Hub
+
+#: A ping this often, in s; a client that does not answer within half of it is gone.
+_HEARTBEAT_S = 20.0
+#: The largest message a client may send, in bytes.
+_LARGEST_MESSAGE = 4096
+
+
+class StreamRoute:
+    """`/ws`: upgrades a browser's request and keeps it connected to the hub."""
+
+    def __init__(self, hub: Hub, origins: tuple[str, ...], max_clients: int) -> None:
+        self._hub = hub
+        self._origins = frozenset(origins)
+        self._max_clients = max_clients
+
+    async def connect(self, request: web.Request) -> web.StreamResponse:
+        """One connection, from upgrade to close."""
+        self._check(request)
+        ws = web.WebSocketResponse(heartbeat=_HEARTBEAT_S, max_msg_size=_LARGEST_MESSAGE)
+        ws.headers["X-Request-ID"] = request[http.REQUEST_ID]
+        await ws.prepare(request)
+        log = logger.get()
+        remote = request.headers.get("X-Real-IP", request.remote)
+        began = time.monotonic()
+        client = Client(ws, self._hub.server_time)
+        with self._hub.joined(client):
+            log.info("client connected", remote=remote, clients=len(self._hub))
+            pump = asyncio.create_task(client.pump())
+            try:
+                await client.listen()
+                if client.closed_with is not None:
+                    await pump
+            finally:
+                pump.cancel()
+                await asyncio.gather(pump, return_exceptions=True)
+        log.info(
+            "client disconnected",
+            remote=remote,
+            code=client.closed_with or ws.close_code,
+            seconds=round(time.monotonic() - began, 1),
+        )
+        return ws
+
+    def _check(self, request: web.Request) -> None:
+        """Refuse foreign pages, requests that are no upgrade, and one client too many."""
+        origin = request.headers.get("Origin")
+        if origin is not None and not self._may_connect(origin, request.host):
+            raise ProblemError(403, "origin_not_allowed", f"Pages of {origin} may not connect.")
+        if not web.WebSocketResponse().can_prepare(request):
+            raise ProblemError(426, "upgrade_required", "This address speaks WebSocket only.")
+        if len(self._hub) >= self._max_clients:
+            raise ProblemError(
+                503, "overloaded", "Too many clients are connected.", retry_after_s=5
+            )
+
+    def _may_connect(self, origin: str, host: str) -> bool:
+        return origin in self._origins or urlsplit(origin).netloc == host
+
+
+@asynccontextmanager
+async def build(
+    settings: Settings, failed: asyncio.Future[BaseException]
+) -> AsyncIterator[web.Application]:
+    """Follow the price in Redis and wire it to the hub."""
+    async with AsyncExitStack() as stack:
+        redis = connect(settings.redis_addr)
+        stack.push_async_callback(redis.aclose)
+        await wait_until_ready(redis, settings.redis_addr, settings.redis_wait_s)
+        watch = PriceWatch(redis, system_clock, history=RECENT_BARS)
+        await watch.load_history()
+        hub = Hub(
+            watch,
+            Geometry(settings.grid_width_s, settings.grid_columns, settings.grid_rows),
+            system_clock,
+        )
+        watch.on_price = hub.on_price
+        await stack.enter_async_context(background.running(watch.follow(), "price watch", failed))
+        await stack.enter_async_context(background.running(hub.follow_market(), "grid", failed))
+
+        async def redis_check() -> str:
+            return await probe(redis, "ws")
+
+        async def price_check() -> str:
+            return watch.state().value
+
+        health = Health("ws")
+        health.add("redis", redis_check)
+        health.add("subscription", watch.check)
+        health.add("price", price_check, vital=False)
+
+        app = http.application(health)
+        route = StreamRoute(hub, settings.allowed_origins, settings.ws_max_clients)
+        app.router.add_get("/ws", route.connect)
+
+        async def say_goodbye(_app: web.Application) -> None:
+            await hub.say_goodbye()
+
+        app.on_shutdown.append(say_goodbye)
+        yield app
+
+
+def main() -> None:
+    """Entry point of `ws`."""
+    runtime.run("ws", lambda settings: settings.ws_listen, build)
+
+
+if __name__ == "__main__":
+    main()

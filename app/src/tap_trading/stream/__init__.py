@@ -1,0 +1,1 @@
+"""The live stream to the browsers: messages, clients and fan-out."""

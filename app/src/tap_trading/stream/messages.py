@@ -1,0 +1,74 @@
+"""What the stream says, one JSON object a message (`type` names its kind)."""
+
+from collections.abc import Iterable
+from typing import Any
+
+import orjson
+
+from tap_trading.game import grid
+from tap_trading.market.point import PricePoint
+from tap_trading.market.watch import MarketState
+
+
+def encode(kind: str, **fields: Any) -> bytes:
+    """A message as it goes over the wire."""
+    return orjson.dumps({"type": kind, **fields})
+
+
+def bar(point: PricePoint, before: PricePoint | None) -> dict[str, int]:
+    """A bar as the page draws it; its range includes the close before it. Cents, Unix ms."""
+    previous = before.price if before else point.price
+    return {
+        "t": point.t,
+        "price": point.price,
+        "low": min(previous, point.price),
+        "high": max(previous, point.price),
+    }
+
+
+def bars(points: Iterable[PricePoint]) -> list[dict[str, int]]:
+    """Bars of consecutive points, oldest first."""
+    found: list[dict[str, int]] = []
+    before: PricePoint | None = None
+    for point in points:
+        found.append(bar(point, before))
+        before = point
+    return found
+
+
+def grid_fields(geometry: grid.Geometry, now_ms: int, price: int | None) -> dict[str, Any]:
+    """Columns and placeable cells at a price in cents; empty while there is no price."""
+    if price is None:
+        return {"columns": [], "cells": []}
+    return {
+        "columns": [
+            {"start": column.start, "width": column.width, "step": column.step}
+            for column in grid.columns(geometry, now_ms, price)
+        ],
+        "cells": [
+            {"cell_id": cell.cell_id, "reward_rate": None}
+            for cell in grid.cells(geometry, now_ms, price)
+        ],
+    }
+
+
+_REASONS = {
+    MarketState.OPEN: "prices are live",
+    MarketState.DEGRADED: "no price for 3 s",
+    MarketState.SUSPENDED: "no price for 10 s; bets are not taken",
+}
+
+
+def market_status(state: MarketState) -> bytes:
+    """A change of the market's state."""
+    return encode("status", state=state, reason=_REASONS[state])
+
+
+def restart_status(state: MarketState, retry_in_ms: int) -> bytes:
+    """This service restarts; the client reconnects after `retry_in_ms`."""
+    return encode("status", state=state, reason="restart", retry_in_ms=retry_in_ms)
+
+
+def error(code: str, message: str) -> bytes:
+    """The client's message was not understood or not allowed."""
+    return encode("error", code=code, message=message)
