@@ -7,6 +7,17 @@ from contextlib import asynccontextmanager
 from tap_trading.base import logger
 
 
+async def end(task: asyncio.Task[None]) -> None:
+    """Cancel `task` and wait until it is over.
+
+    A cancellation can get lost inside a library (redis-py loses one that comes while it
+    connects), so it is repeated.
+    """
+    while not task.done():
+        task.cancel()
+        await asyncio.wait({task}, timeout=0.25)
+
+
 @asynccontextmanager
 async def running(
     work: Coroutine[object, object, None], name: str, failed: asyncio.Future[BaseException]
@@ -29,5 +40,4 @@ async def running(
     try:
         yield task
     finally:
-        task.cancel()
-        await asyncio.gather(task, return_exceptions=True)
+        await end(task)

@@ -88,6 +88,24 @@ async def _serve(address: Address, settings: Settings, build: Build) -> None:
     for name in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(name, stop.set)
     sockets = _listening_sockets(address)
+    try:
+        await _serve_on(sockets, settings, build, failed, stop)
+    finally:
+        for sock in sockets:
+            sock.close()
+    log.info("stopped")
+    if failed.done():
+        raise BackgroundFailureError(str(failed.result()))
+
+
+async def _serve_on(
+    sockets: list[socket.socket],
+    settings: Settings,
+    build: Build,
+    failed: asyncio.Future[BaseException],
+    stop: asyncio.Event,
+) -> None:
+    log = logger.get()
     async with build(settings, failed) as app:
         runner = web.AppRunner(
             app, access_log=None, handle_signals=False, shutdown_timeout=_FINISH_S
@@ -97,7 +115,7 @@ async def _serve(address: Address, settings: Settings, build: Build) -> None:
         for site in sites:
             await site.start()
         systemd.notify("READY=1")
-        log.info("ready", listen=str(address), version=version.current().version)
+        log.info("ready", listen=str(sockets[0].getsockname()), version=version.current().version)
         failed.add_done_callback(lambda _: stop.set())
         await stop.wait()
         systemd.notify("STOPPING=1")
@@ -107,6 +125,3 @@ async def _serve(address: Address, settings: Settings, build: Build) -> None:
         if not failed.done():
             await asyncio.sleep(_LINGER_S)
         await runner.cleanup()
-    log.info("stopped")
-    if failed.done():
-        raise BackgroundFailureError(str(failed.result()))

@@ -52,8 +52,7 @@ class StreamRoute:
                 if client.closed_with is not None:
                     await pump
             finally:
-                pump.cancel()
-                await asyncio.gather(pump, return_exceptions=True)
+                await background.end(pump)
         log.info(
             "client disconnected",
             remote=remote,

@@ -1,0 +1,117 @@
+"""Real parts for the tests: a Redis of their own, database files, running services."""
+
+import os
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
+
+import pytest
+
+from tap_trading.base.config import Address
+from tap_trading.base.redis import Redis, connect
+from tap_trading.ledger import migrations
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+class RedisServer:
+    """A redis-server that this test run started; it can be stopped and started again."""
+
+    def __init__(self, folder: Path) -> None:
+        self.path = folder / "redis.sock"
+        self._folder = folder
+        self._process: subprocess.Popen[bytes] | None = None
+
+    def start(self) -> None:
+        program = shutil.which("redis-server")
+        assert program, "redis-server is missing: scripts/prerequisites.sh redis"
+        self._process = subprocess.Popen(
+            [
+                program,
+                *("--port", "0", "--unixsocket", str(self.path), "--save", ""),
+                *("--dir", str(self._folder), "--maxmemory-policy", "allkeys-lru"),
+            ],
+            stdout=subprocess.DEVNULL,
+        )
+        deadline = time.monotonic() + 10
+        while not self.path.exists():
+            assert time.monotonic() < deadline, "redis-server did not start"
+            time.sleep(0.01)
+
+    def stop(self) -> None:
+        if self._process:
+            self._process.kill()
+            self._process.wait()
+            self._process = None
+        self.path.unlink(missing_ok=True)
+
+
+@pytest.fixture(scope="session")
+def _redis_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RedisServer]:
+    server = RedisServer(tmp_path_factory.mktemp("redis"))
+    server.start()
+    yield server
+    server.stop()
+
+
+@pytest.fixture
+def redis_server(_redis_server: RedisServer) -> RedisServer:
+    """A running, empty Redis."""
+    if not _redis_server.path.exists():
+        _redis_server.start()
+    program = shutil.which("redis-cli")
+    assert program
+    subprocess.run(
+        [program, "-s", str(_redis_server.path), "flushall"], check=True, capture_output=True
+    )
+    return _redis_server
+
+
+@pytest.fixture
+async def redis(redis_server: RedisServer) -> AsyncIterator[Redis]:
+    """A client of the empty Redis."""
+    client = connect(Address(path=str(redis_server.path)))
+    yield client
+    await client.aclose()
+
+
+@pytest.fixture
+def database(tmp_path: Path) -> Path:
+    """A migrated database file."""
+    path = tmp_path / "bets.db"
+    migrations.migrate(path)
+    return path
+
+
+@pytest.fixture
+def environment(redis_server: RedisServer, database: Path) -> dict[str, str]:
+    """Settings of services that use this test's Redis and database."""
+    return {"REDIS_ADDR": f"unix:{redis_server.path}", "DB_PATH": str(database)}
+
+
+@pytest.fixture
+def market_data() -> Path:
+    """The folder of recorded market data; without it the test is skipped, loudly."""
+    folder = os.environ.get("TAP_MARKET_DATA")
+    if not folder:
+        pytest.skip("TAP_MARKET_DATA is not set: recorded market data was NOT tested")
+    return Path(folder)
+
+
+def process_environment(settings: dict[str, str]) -> dict[str, str]:
+    """What a service started by a test finds in its environment, and nothing else."""
+    kept = ("PATH", "HOME", "LANG", "COVERAGE_PROCESS_START", "COVERAGE_PROCESS_CONFIG")
+    inherited = {name: os.environ[name] for name in kept if name in os.environ}
+    return {
+        **inherited,
+        "PYTHONPATH": str(ROOT / "app" / "src"),
+        "PYTHONUNBUFFERED": "1",
+    } | settings
+
+
+def python(*args: str) -> list[str]:
+    """A command line of this Python."""
+    return [sys.executable, "-W", "error", *args]

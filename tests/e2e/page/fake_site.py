@@ -1,0 +1,279 @@
+"""A site that plays whatever a test needs: the built page, a stream and a bet endpoint.
+
+Run it to look at the page without the services:
+
+    python tests/e2e/page/fake_site.py [--port 8000] [--no-grid]
+"""
+
+import argparse
+import asyncio
+import json
+import math
+import random
+import sys
+import time
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from aiohttp import WSCloseCode, web
+
+CSP = (
+    "default-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'; "
+    "object-src 'none'"
+)
+BAR_MS = 100
+COLUMN_S = 5
+STEP = 1_000
+PROXY_PAGE = "<html><body><h1>503 Service Temporarily Unavailable</h1></body></html>"
+
+
+@dataclass
+class BetRequest:
+    """One POST /api/bets as it arrived."""
+
+    key: str | None
+    body: dict[str, Any]
+
+
+@dataclass
+class FakeSite:
+    """State and levers.
+
+    `answers` are used up one per bet request, then bets are accepted; not `accepting` answers the
+    stream like a proxy without a site; `mute` leaves pings unanswered; `blank` knows no price.
+    """
+
+    dist: Path
+    state: str = "open"
+    with_grid: bool = True
+    price: int = 6_421_357
+    url: str = ""
+    bets: list[BetRequest] = field(default_factory=list)
+    answers: list[Callable[[], web.StreamResponse]] = field(default_factory=list)
+    sockets: set[web.WebSocketResponse] = field(default_factory=set)
+    connections: int = 0
+    pings: int = 0
+    accepting: bool = True
+    mute: bool = False
+    blank: bool = False
+    version_answer: Callable[[], web.StreamResponse] | None = None
+
+    def app(self) -> web.Application:
+        app = web.Application(middlewares=[_secured])
+        app.router.add_get("/", self._index)
+        app.router.add_static("/assets", self.dist / "assets")
+        app.router.add_get("/ws", self._stream)
+        app.router.add_post("/api/bets", self._bet)
+        app.router.add_get("/api/version", self._version)
+        app.on_shutdown.append(self._close_all)
+        return app
+
+    async def send(self, **message: Any) -> None:
+        for socket in list(self.sockets):
+            await socket.send_json(message)
+
+    async def send_price(self, price: int | None = None, t: int | None = None) -> dict[str, int]:
+        self.price = self.price if price is None else price
+        bar = self.bar(bar_time() if t is None else t, self.price)
+        await self.send(type="price", **bar)
+        return bar
+
+    async def send_grid(self) -> None:
+        await self.send(type="grid", **self.grid())
+
+    async def set_state(self, state: str, reason: str = "", **more: Any) -> None:
+        self.state = state
+        await self.send(type="status", state=state, reason=reason, **more)
+
+    async def drop(self, code: int = WSCloseCode.GOING_AWAY) -> None:
+        for socket in list(self.sockets):
+            await socket.close(code=code)
+
+    def grid(self) -> dict[str, Any]:
+        if not self.with_grid:
+            return {"columns": [], "cells": []}
+        return make_grid(time.time(), self.price)
+
+    def cell_ids(self) -> list[str]:
+        return [cell["cell_id"] for cell in self.grid()["cells"]]
+
+    @staticmethod
+    def bar(t: int, price: int) -> dict[str, int]:
+        return {"t": t, "price": price, "low": price - 150, "high": price + 150}
+
+    def hello(self) -> dict[str, Any]:
+        bars = history(self.price, bar_time())
+        return {
+            "type": "hello",
+            "epoch": "fake",
+            "seq": 0,
+            "server_time": now_text(),
+            "price": None if self.blank else bars[-1],
+            "bars": [] if self.blank else bars,
+            "grid": self.grid(),
+            "state": self.state,
+        }
+
+    async def _index(self, _request: web.Request) -> web.FileResponse:
+        return web.FileResponse(self.dist / "index.html")
+
+    async def _stream(self, request: web.Request) -> web.StreamResponse:
+        self.connections += 1
+        if not self.accepting:
+            return web.Response(status=503, text=PROXY_PAGE, content_type="text/html")
+        socket = web.WebSocketResponse(timeout=1)
+        await socket.prepare(request)
+        await socket.send_json(self.hello())
+        self.sockets.add(socket)
+        try:
+            async for message in socket:
+                if json.loads(message.data).get("type") != "ping":
+                    continue
+                self.pings += 1
+                if not self.mute:
+                    await socket.send_json({"type": "pong", "server_time": now_text()})
+        finally:
+            self.sockets.discard(socket)
+        return socket
+
+    async def _bet(self, request: web.Request) -> web.StreamResponse:
+        body = await request.json()
+        self.bets.append(BetRequest(request.headers.get("Idempotency-Key"), body))
+        if self.answers:
+            return self.answers.pop(0)()
+        return accepted(body, f"bet_{len(self.bets):04}")
+
+    async def _version(self, _request: web.Request) -> web.StreamResponse:
+        if self.version_answer is not None:
+            return self.version_answer()
+        return web.json_response({
+            "version": "v0.1.0-12+3f2a91c",
+            "build_time": "2026-01-01T00:00:00.000Z",
+            "git_commit": "3f2a91c",
+            "python_version": "3.11.2",
+        })  # fmt: skip
+
+    async def _close_all(self, _app: web.Application) -> None:
+        await self.drop()
+
+
+@web.middleware
+async def _secured(request: web.Request, handler: Any) -> web.StreamResponse:
+    response: web.StreamResponse = await handler(request)
+    if not response.prepared:
+        response.headers["Content-Security-Policy"] = CSP
+        response.headers["X-Content-Type-Options"] = "nosniff"
+    return response
+
+
+@asynccontextmanager
+async def serve(site: FakeSite, port: int = 0) -> AsyncIterator[FakeSite]:
+    runner = web.AppRunner(site.app(), access_log=None, shutdown_timeout=1)
+    await runner.setup()
+    try:
+        await web.TCPSite(runner, "127.0.0.1", port).start()
+        site.url = "http://{}:{}".format(*runner.addresses[0][:2])
+        yield site
+    finally:
+        await runner.cleanup()
+
+
+def accepted(body: dict[str, Any], bet_id: str) -> web.Response:
+    answer = {
+        "status": "accepted",
+        "bet_id": bet_id,
+        "cell_id": body["cell_id"],
+        "amount": body["amount"],
+        "balance": None,
+        "placed_at": now_text(),
+    }
+    return web.json_response(answer, status=202)
+
+
+def problem(
+    status: int, code: str, detail: str, headers: dict[str, str] | None = None
+) -> Callable[[], web.Response]:
+    body = {
+        "type": f"/problems/{code}",
+        "title": code.replace("_", " ").capitalize(),
+        "status": status,
+        "detail": detail,
+        "code": code,
+        "request_id": "r-1",
+    }
+    return lambda: web.json_response(
+        body, status=status, headers=headers, content_type="application/problem+json"
+    )
+
+
+def proxy_page(status: int = 503) -> Callable[[], web.Response]:
+    return lambda: web.Response(status=status, text=PROXY_PAGE, content_type="text/html")
+
+
+def make_grid(now: float, price: int, columns: int = 8, rows: int = 17) -> dict[str, Any]:
+    first = (int(now) // COLUMN_S + 2) * COLUMN_S
+    base = (price // STEP - rows // 2) * STEP
+    starts = [first + COLUMN_S * n for n in range(columns)]
+    return {
+        "columns": [{"start": start, "width": COLUMN_S, "step": STEP} for start in starts],
+        "cells": [
+            {"cell_id": f"btc-usd:{start}:{COLUMN_S}:{low}:{low + STEP}", "reward_rate": None}
+            for start in starts
+            for low in range(base, base + rows * STEP, STEP)
+        ],
+    }
+
+
+def history(price: int, until: int, count: int = 600) -> list[dict[str, int]]:
+    """A minute of bars that ends at `price`, the same every time."""
+    dice = random.Random(7)
+    bars = []
+    walk = float(price)
+    for n in range(count):
+        bars.append(FakeSite.bar(until - n * BAR_MS, round(walk)))
+        walk += dice.gauss(0, 190) + 40 * math.sin(n / 40)
+    return bars[::-1]
+
+
+def bar_time() -> int:
+    """The stamp of the last bar that is complete."""
+    return time.time_ns() // 1_000_000 // BAR_MS * BAR_MS - BAR_MS
+
+
+def now_text() -> str:
+    return datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+
+
+async def _show(port: int, *, with_grid: bool, dist: Path) -> None:
+    async with serve(FakeSite(dist=dist, with_grid=with_grid), port) as site:
+        print(f"The page is at {site.url}")
+        dice = random.Random()
+        for tick in range(10**9):
+            await asyncio.sleep(BAR_MS / 1_000)
+            await site.send_price(site.price + round(dice.gauss(0, 190)))
+            if tick % 5 == 0:
+                await site.send_grid()
+
+
+def main() -> None:
+    sys.path.insert(0, str(Path(__file__).resolve().parents[3] / "scripts"))
+    import tempfile
+
+    from build_frontend import build
+
+    parser = argparse.ArgumentParser(description="Serve the page with invented prices.")
+    parser.add_argument("--port", type=int, default=8000)
+    parser.add_argument("--no-grid", action="store_true", help="offer no cells")
+    arguments = parser.parse_args()
+    with tempfile.TemporaryDirectory() as scratch:
+        dist = Path(scratch) / "dist"
+        build(dist)
+        asyncio.run(_show(arguments.port, with_grid=not arguments.no_grid, dist=dist))
+
+
+if __name__ == "__main__":
+    main()
