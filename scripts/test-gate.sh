@@ -1,0 +1,50 @@
+#!/usr/bin/env bash
+# Test gate. `test-gate.sh unit` is the quick tier; `test-gate.sh all` is everything.
+# Reports are kept in reports/.
+set -euo pipefail
+cd "$(dirname "$(readlink -f "$0")")/.."
+export PATH="$PWD/.venv/bin:$PATH"
+mkdir -p reports
+
+step() { printf -- '--> %s\n' "$*"; }
+
+unit() {
+  step "unit tests"
+  pytest --quiet tests/unit tests/templates tests/ansible --junit-xml=reports/unit.xml
+}
+
+hosted() {
+  step "unit and integration tests, asyncio in debug mode, with coverage"
+  rm -f .coverage .coverage.*
+  PYTHONASYNCIODEBUG=1 COVERAGE_PROCESS_START="$PWD/pyproject.toml" \
+    coverage run -m pytest --quiet tests/unit tests/templates tests/ansible tests/integration \
+    --junit-xml=reports/integration.xml
+  coverage combine --quiet
+  coverage json --quiet -o reports/coverage.json
+  coverage report
+  python scripts/coverage_gate.py reports/coverage.json
+  step "the page in a browser"
+  pytest --quiet tests/e2e/page --junit-xml=reports/page.xml
+}
+
+case ${1:-} in
+  unit)
+    echo "=== Test gate: quick tier ==="
+    unit
+    ;;
+  all)
+    echo "=== Test gate ==="
+    scripts/prerequisites.sh base vm redis browser
+    hosted
+    step "release artifact and container images"
+    python scripts/build.py
+    pytest --quiet tests/release --junit-xml=reports/release.xml
+    step "the whole machine: molecule test"
+    molecule test
+    ;;
+  *)
+    echo "usage: test-gate.sh unit|all" >&2
+    exit 2
+    ;;
+esac
+echo "=== Test gate passed ==="
