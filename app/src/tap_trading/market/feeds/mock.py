@@ -14,7 +14,7 @@ _STEP_SIGMA = 3.2e-5
 
 def walk(seed: int, start: int) -> Iterator[int]:
     """Prices in cents, from `start` on; the same for the same seed. Never below 1 cent."""
-    rng = random.Random(seed)  # noqa: S311  # nosec B311 - a repeatable walk
+    rng = random.Random(seed)  # a repeatable walk  # noqa: S311  # nosec B311
     price = float(start)
     while True:
         yield max(round(price), 1)
