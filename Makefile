@@ -72,7 +72,7 @@ test: .venv/.locked ## Every test: the quick tier, integration, browser, and the
 .PHONY: bench
 bench: .venv/.locked ## Benchmarks, as ratios to a baseline taken in the same run
 	@scripts/prerequisites.sh redis
-	@$(PYTHON) -m bench
+	@PYTHONPATH=app/src:tests $(PYTHON) -m bench
 
 .PHONY: format
 format: .venv/.locked ## Format the Python sources
