@@ -89,6 +89,18 @@ async def test_real_trades_are_shown(serve: Serve, redis: Redis, market_data: Pa
     assert abs(points[-1].t - system_clock()) < 1500
 
 
+async def test_two_sources_never_share_a_history(redis: Redis) -> None:
+    now = system_clock()
+    await redis.zadd(HISTORY_KEY, {f"{now}:7:100.00": now})
+    await Publisher(MockSource(1, 100, system_clock), redis, system_clock).resume()
+    assert await redis.zcard(HISTORY_KEY) == 1  # whose it is was not known: kept
+    recording = replay.Recording([1], [100])
+    other = Publisher(replay.ReplaySource(recording, 1, system_clock), redis, system_clock)
+    await other.resume()
+    assert await redis.zcard(HISTORY_KEY) == 0
+    assert other._seq > 7
+
+
 async def test_a_recording_that_cannot_be_played_ends_the_start(
     serve: Serve, tmp_path: Path
 ) -> None:

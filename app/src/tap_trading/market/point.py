@@ -10,6 +10,8 @@ from dataclasses import dataclass
 CHANNEL = "prices:btc:usd"
 LATEST_KEY = "price:btc:usd"
 HISTORY_KEY = "prices:btc:usd:ts"
+#: Which source the history came from: two sources never share one.
+SOURCE_KEY = "prices:btc:usd:source"
 
 #: A point every so many milliseconds; its stamp is a multiple of this.
 BAR_MS = 100

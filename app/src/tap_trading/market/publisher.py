@@ -15,6 +15,7 @@ from tap_trading.market.point import (
     CHANNEL,
     HISTORY_KEY,
     LATEST_KEY,
+    SOURCE_KEY,
     PricePoint,
     decode,
     dollars,
@@ -56,13 +57,19 @@ class Publisher:
         self._outage = False
 
     async def resume(self) -> None:
-        """Continue the sequence where the last process left it. Raises RedisError."""
+        """Continue the sequence where the last process left it. Raises RedisError.
+
+        Another source's history is forgotten: its prices would look like a jump.
+        """
         for member in await sorted_set_tail(self._redis, HISTORY_KEY, 1):
             try:
                 # One member a second is kept: up to ten later numbers are taken already.
                 self._seq = decode(member).seq + 1000 // BAR_MS
             except ValueError:
                 logger.get().warning("unreadable price history", member=repr(member))
+        name = self._source.name.encode()
+        if await self._redis.set(SOURCE_KEY, name, get=True) not in (name, None):
+            await self._redis.delete(HISTORY_KEY)
 
     async def take_ticks(self) -> None:
         """Follow the source for ever."""
