@@ -54,6 +54,10 @@ dev: .venv/.locked ## Run all services on this host, without a VM, against a scr
 build: .venv/.locked ## Build the release artifact of the checkout into dist/
 	@$(PYTHON) scripts/build.py
 
+.PHONY: deploy
+deploy: .venv/.locked ## Build the checkout and deploy it to the local VM
+	@scripts/deploy.sh
+
 .PHONY: images
 images: build ## Build one container image per service from the artifact
 	@scripts/prerequisites.sh vm

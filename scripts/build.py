@@ -97,7 +97,9 @@ def git_state() -> GitState:
         commit = _run("git", "rev-parse", "--short=8", "HEAD").strip()
         count = _run("git", "rev-list", "--count", "HEAD").strip()
         stamp = int(_run("git", "log", "-1", "--format=%ct"))
-        changes = _run("git", "status", "--porcelain", "--untracked-files=all", "--", *SOURCES)
+        changes = _run(
+            "git", "status", "--porcelain", "-z", "--untracked-files=all", "--", *SOURCES
+        )
     except (BuildError, FileNotFoundError) as error:
         raise BuildError(
             f"a release is built from a git checkout with a commit ({error})"
@@ -105,10 +107,10 @@ def git_state() -> GitState:
     project = tomllib.loads((ROOT / "app" / "pyproject.toml").read_text())["project"]
     version = f"v{project['version']}-{count}+{commit}"
     if changes:
-        digest = hashlib.sha256(_run("git", "diff", "HEAD", "--", *SOURCES).encode())
-        for line in changes.splitlines():
-            if line.startswith("??"):
-                digest.update((ROOT / line[3:].strip('"')).read_bytes())
+        digest = hashlib.sha256(_run("git", "diff", "--binary", "HEAD", "--", *SOURCES).encode())
+        for entry in changes.split("\0"):
+            if entry.startswith("??"):
+                digest.update(f"{entry}\0".encode() + (ROOT / entry[3:]).read_bytes())
         version += f".dirty.{digest.hexdigest()[:8]}"
     return GitState(version, commit, datetime.fromtimestamp(stamp, UTC))
 

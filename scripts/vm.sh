@@ -6,6 +6,8 @@
 #   scripts/vm.sh restart [NAME]  reboot it
 #   scripts/vm.sh ssh [NAME] ...  log in, or run a command there
 #   scripts/vm.sh status [NAME]   absent, stopped or running
+#   scripts/vm.sh urls [NAME]     where its site answers on this host, HTTP and HTTPS
+#   scripts/vm.sh image           build the bare machine's image unless it is there
 #
 # NAME is tap-vm unless given. Its 22, 80 and 443 are forwarded from 127.0.0.1:
 # TAP_VM_SSH_PORT (2222), TAP_VM_HTTP_PORT (8088), TAP_VM_HTTPS_PORT (8443).
@@ -102,6 +104,7 @@ create() {
   install -m 600 "$keys/host_key" "$seed/etc/ssh/ssh_host_ed25519_key"
   install -m 644 "$keys/host_key.pub" "$seed/etc/ssh/ssh_host_ed25519_key.pub"
   podman create --quiet --name "$name" --hostname "$name" --systemd=always --privileged \
+    --cgroupns=private \
     --publish "127.0.0.1:$ssh_port:22" --publish "127.0.0.1:$http_port:80" \
     --publish "127.0.0.1:$https_port:443" "$IMAGE" >/dev/null
   podman cp "$seed/etc/ssh/." "$name:/etc/ssh"
@@ -151,5 +154,10 @@ case $action in
     exec ssh -F "$keys/ssh_config" "$name" "$@"
     ;;
   status) vm_state ;;
-  *) sed -n '2,12s/^# \{0,1\}//p' "$0" ;;
+  urls)
+    [ "$(vm_state)" = running ] || die "$name does not run; start it with: scripts/vm.sh up $name"
+    printf 'http://%s\nhttps://%s\n' "$(podman port "$name" 80/tcp)" "$(podman port "$name" 443/tcp)"
+    ;;
+  image) build_image ;;
+  *) sed -n '2,14s/^# \{0,1\}//p' "$0" ;;
 esac

@@ -24,6 +24,7 @@ import sys
 import tarfile
 import tempfile
 import time
+import zlib
 from pathlib import Path
 
 VERSION = re.compile(r"v[0-9]+\.[0-9]+\.[0-9]+-[0-9]+\+[0-9a-f]{7,40}(\.dirty\.[0-9a-f]{8})?")
@@ -55,7 +56,10 @@ class Machine:
 
     def run(self, *command: str) -> str:
         """Run a program; its output. Raises ReleaseError."""
-        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        try:
+            done = subprocess.run(command, capture_output=True, text=True, check=False)
+        except OSError as error:
+            raise ReleaseError(f"{command[0]}: {error.strerror}") from error
         if done.returncode != 0:
             words = (done.stderr.strip() or done.stdout.strip()).splitlines()
             raise ReleaseError(f"{command[0]}: {' / '.join(words[-3:]) or done.returncode}")
@@ -73,7 +77,7 @@ def _unpack(artifact: Path, target: Path) -> None:
                     raise ReleaseError(f"{artifact.name}: {member.name!r} is not a plain file")
                 archive.extract(member, target, set_attrs=False)
                 (target / member.name).chmod(0o755 if member.mode & 0o111 else 0o644)
-    except (tarfile.TarError, EOFError, OSError) as error:
+    except (tarfile.TarError, EOFError, OSError, zlib.error) as error:
         raise ReleaseError(f"{artifact.name} is not a whole artifact ({error})") from error
 
 
@@ -211,9 +215,11 @@ def activate(machine: Machine, version: str) -> dict[str, object]:
         _restart(machine)
         _smoke_test(version, PORTS)
     except ReleaseError as error:
-        raise ReleaseError(
-            f"{version} does not work: {error}; {_undo(machine, previous)}"
-        ) from error
+        try:
+            now = _undo(machine, previous)
+        except ReleaseError as worse:
+            now = f"putting {previous or 'nothing'} back failed too: {worse}"
+        raise ReleaseError(f"{version} does not work: {error}; {now}") from error
     return {"changed": True, "version": version}
 
 

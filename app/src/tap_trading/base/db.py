@@ -9,6 +9,7 @@ pragmas and read each one back, because SQLite ignores some of them silently.
 import asyncio
 import fcntl
 import os
+import sqlite3
 import time
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
@@ -100,6 +101,9 @@ async def open_reader(path: Path) -> aiosqlite.Connection:
     """Open `path` for reading only, pragmas set and verified. Raises DatabaseError."""
     uri = f"file:{quote(str(path))}?mode=ro"
     try:
+        # First without a thread: aiosqlite leaves its own behind when it cannot open the file,
+        # and that one complains on standard error once the event loop is gone.
+        sqlite3.connect(uri, uri=True).close()
         connection = await aiosqlite.connect(
             uri, uri=True, isolation_level=None, cached_statements=_CACHED_STATEMENTS
         )

@@ -147,7 +147,7 @@ class Batcher:
                 for job in batch:
                     self._do(connection, job)
                 connection.execute("COMMIT")
-        except (apsw.Error, DatabaseError) as error:
+        except Exception as error:  # whatever it is, the thread lives on and its askers are told
             _FAILED_BATCHES.inc()
             logger.get().error("batch not written", jobs=len(batch), error=str(error))
             refusal = StorageUnavailableError(str(error))

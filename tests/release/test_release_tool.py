@@ -1,0 +1,537 @@
+"""The tool that installs and activates releases on the machine, without a machine."""
+
+import hashlib
+import importlib.util
+import io
+import json
+import os
+import shutil
+import subprocess
+import sys
+import tarfile
+import threading
+from collections.abc import Callable, Iterator
+from http.server import BaseHTTPRequestHandler, HTTPServer
+from pathlib import Path
+from types import ModuleType, SimpleNamespace
+from typing import Any
+
+import pytest
+from tests.conftest import ROOT
+
+PROGRAM = ROOT / "roles/release/files/release.py"
+VERSION = "v1.2.3-4+0a1b2c3d"
+NEWER = "v1.2.4-9+99aabbcc"
+SERVICES = ("api", "ws", "price")
+
+
+def load() -> ModuleType:
+    specification = importlib.util.spec_from_file_location("release_tool", PROGRAM)
+    assert specification
+    assert specification.loader
+    module = importlib.util.module_from_spec(specification)
+    specification.loader.exec_module(module)
+    return module
+
+
+release = load()
+
+
+class FakeMachine(release.Machine):
+    """A machine whose programs only leave a note; `failing` words make a command fail."""
+
+    def __init__(self, root: Path) -> None:
+        super().__init__(root, sys.executable)
+        self.releases.mkdir()
+        self.commands: list[str] = []
+        self.failing: list[str] = []
+
+    def run(self, *command: str) -> str:
+        line = " ".join(command)
+        self.commands.append(line)
+        for words in self.failing:
+            if words in line:
+                raise release.ReleaseError(f"{command[0]}: {words} failed")
+        if command[1:3] == ("-m", "venv"):
+            (Path(command[3]) / "bin").mkdir(parents=True)
+        return ""
+
+    def left(self) -> list[str]:
+        """What lies in the folder of the releases, hidden names too."""
+        return sorted(path.name for path in self.releases.iterdir())
+
+
+@pytest.fixture
+def machine(tmp_path: Path) -> FakeMachine:
+    root = tmp_path / "opt"
+    root.mkdir()
+    return FakeMachine(root)
+
+
+# -- artifacts -------------------------------------------------------------------------------
+
+
+def contents(version: str = VERSION, **extra: bytes) -> dict[str, bytes]:
+    """The files of a small artifact, checksums last."""
+    files = {
+        "api": b"#!/bin/sh\n",
+        "tap": b"#!/bin/sh\n",
+        "requirements.txt": b"",
+        "wheels/none.whl": os.urandom(3000),
+        "manifest.json": json.dumps({"version": version}).encode(),
+        **extra,
+    }
+    return files | {"checksums.sha256": checksums(files)}
+
+
+def checksums(files: dict[str, bytes]) -> bytes:
+    return "".join(
+        f"{hashlib.sha256(content).hexdigest()}  {name}\n" for name, content in files.items()
+    ).encode()
+
+
+def pack(path: Path, files: dict[str, bytes], *more: tarfile.TarInfo) -> Path:
+    with tarfile.open(path, "w:gz") as archive:
+        for name, content in files.items():
+            info = tarfile.TarInfo(name)
+            info.size = len(content)
+            info.mode = 0o755 if name in ("api", "tap") else 0o644
+            archive.addfile(info, io.BytesIO(content))
+        for info in more:
+            archive.addfile(info, io.BytesIO(bytes(info.size)))
+    return path
+
+
+def entry(name: str, kind: bytes = tarfile.REGTYPE, link: str = "") -> tarfile.TarInfo:
+    info = tarfile.TarInfo(name)
+    info.type, info.linkname = kind, link
+    return info
+
+
+def refused(machine: FakeMachine, artifact: Path) -> str:
+    """The one sentence with which an artifact is refused; nothing is left of it."""
+    before = machine.left()
+    with pytest.raises(release.ReleaseError) as caught:
+        release.install(machine, artifact)
+    assert machine.left() == before
+    assert not machine.current.exists()
+    sentence = str(caught.value)
+    assert sentence
+    assert "\n" not in sentence
+    return sentence
+
+
+# -- install ---------------------------------------------------------------------------------
+
+
+def test_a_good_artifact_is_installed_once(machine: FakeMachine, tmp_path: Path) -> None:
+    artifact = pack(tmp_path / "a.tar.gz", contents())
+    assert release.install(machine, artifact) == {"changed": True, "version": VERSION}
+    folder = machine.releases / VERSION
+    assert machine.left() == [VERSION]
+    assert os.access(folder / "api", os.X_OK)
+    assert not os.access(folder / "requirements.txt", os.X_OK) or os.getuid() == 0
+    assert (folder / "requirements.txt").stat().st_mode & 0o777 == 0o644
+    assert (folder / "venv/bin").is_dir()
+    assert not (folder / "wheels").exists()
+    assert folder.stat().st_mode & 0o777 == 0o755
+
+    commands = list(machine.commands)
+    assert release.install(machine, artifact) == {"changed": False, "version": VERSION}
+    assert machine.commands == commands
+    assert machine.left() == [VERSION]
+
+
+def test_dependencies_come_from_the_artifact_alone(machine: FakeMachine, tmp_path: Path) -> None:
+    release.install(machine, pack(tmp_path / "a.tar.gz", contents()))
+    (pip,) = [line for line in machine.commands if " pip " in line]
+    for word in ("--no-index", "--require-hashes", "--no-deps", "--find-links", "-I"):
+        assert f" {word} " in pip
+
+
+def test_a_second_release_goes_beside_the_first(machine: FakeMachine, tmp_path: Path) -> None:
+    release.install(machine, pack(tmp_path / "a.tar.gz", contents()))
+    release.install(machine, pack(tmp_path / "b.tar.gz", contents(NEWER)))
+    assert machine.left() == [VERSION, NEWER]
+
+
+def test_another_build_of_an_installed_version_is_refused(
+    machine: FakeMachine, tmp_path: Path
+) -> None:
+    release.install(machine, pack(tmp_path / "a.tar.gz", contents()))
+    before = (machine.releases / VERSION / "checksums.sha256").read_bytes()
+    other = pack(tmp_path / "b.tar.gz", contents(more=b"1"))
+    with pytest.raises(release.ReleaseError, match=r"another build of v1\.2\.3-4"):
+        release.install(machine, other)
+    assert machine.left() == [VERSION]
+    assert (machine.releases / VERSION / "checksums.sha256").read_bytes() == before
+
+
+def test_a_changed_file_is_refused(machine: FakeMachine, tmp_path: Path) -> None:
+    files = contents()
+    files["api"] = b"#!/bin/sH\n"
+    assert refused(machine, pack(tmp_path / "a.tar.gz", files)) == (
+        "api in the artifact does not match its checksum"
+    )
+
+
+@pytest.mark.parametrize("share", [0.05, 0.2, 0.4, 0.5, 0.6, 0.8, 0.99])
+def test_a_flipped_byte_anywhere_is_refused(
+    machine: FakeMachine, tmp_path: Path, share: float
+) -> None:
+    whole = pack(tmp_path / "a.tar.gz", contents(big=os.urandom(20_000)))
+    packed = bytearray(whole.read_bytes())
+    packed[int(len(packed) * share)] ^= 0xFF
+    whole.write_bytes(packed)
+    assert refused(machine, whole)
+
+
+def test_a_damaged_compressed_stream_is_refused(machine: FakeMachine, tmp_path: Path) -> None:
+    """Text compresses into codes, of which some are invalid: another error than a wrong sum."""
+    whole = pack(tmp_path / "a.tar.gz", contents(text=b"".join(b"%d\n" % n for n in range(9999))))
+    packed = whole.read_bytes()
+    for position in range(30, len(packed) - 8, len(packed) // 60):
+        damaged = tmp_path / "damaged.tar.gz"
+        damaged.write_bytes(packed[:position] + b"\xff" * 8 + packed[position + 8 :])
+        assert refused(machine, damaged)
+
+
+@pytest.mark.parametrize("share", [0.0, 0.01, 0.3, 0.7, 0.95])
+def test_a_truncated_artifact_is_refused(
+    machine: FakeMachine, tmp_path: Path, share: float
+) -> None:
+    whole = pack(tmp_path / "a.tar.gz", contents())
+    packed = whole.read_bytes()
+    whole.write_bytes(packed[: int(len(packed) * share)])
+    assert refused(machine, whole)
+
+
+def test_what_is_no_artifact_is_refused(machine: FakeMachine, tmp_path: Path) -> None:
+    text = tmp_path / "notes.txt"
+    text.write_text("hello")
+    assert "notes.txt is not a whole artifact" in refused(machine, text)
+    assert "none.tar.gz is not a whole artifact" in refused(machine, tmp_path / "none.tar.gz")
+
+
+def test_a_missing_and_an_extra_file_are_refused(machine: FakeMachine, tmp_path: Path) -> None:
+    files = contents()
+    del files["tap"]
+    assert refused(machine, pack(tmp_path / "a.tar.gz", files)) == "the artifact lacks tap"
+    files = contents() | {"backdoor": b""}
+    assert "holds backdoor, which its checksums do not list" in refused(
+        machine, pack(tmp_path / "b.tar.gz", files)
+    )
+
+
+@pytest.mark.parametrize("name", ["manifest.json", "checksums.sha256"])
+def test_an_artifact_without_its_papers_is_refused(
+    machine: FakeMachine, tmp_path: Path, name: str
+) -> None:
+    files = contents()
+    del files[name]
+    assert "no readable manifest or checksums" in refused(machine, pack(tmp_path / "a", files))
+
+
+@pytest.mark.parametrize("text", [b"", b"[]", b"{}", b'"v"', b"\xff\xfe"])
+def test_an_unreadable_manifest_is_refused(
+    machine: FakeMachine, tmp_path: Path, text: bytes
+) -> None:
+    files = contents(**{"manifest.json": text})
+    assert "no readable manifest" in refused(machine, pack(tmp_path / "a", files))
+
+
+@pytest.mark.parametrize(
+    "version", ["", "latest", "v1.2.3", "../v1.2.3-4+0a1b2c3d", f"{VERSION}/x", f"{VERSION}\n", 7]
+)
+def test_a_wrong_version_name_is_refused(
+    machine: FakeMachine, tmp_path: Path, version: Any
+) -> None:
+    artifact = pack(tmp_path / "a.tar.gz", contents(version))
+    assert refused(machine, artifact).endswith("is not a release version")
+
+
+def test_a_dirty_version_may_be_tried_on_a_machine(machine: FakeMachine, tmp_path: Path) -> None:
+    version = f"{VERSION}.dirty.01234567"
+    assert release.install(machine, pack(tmp_path / "a", contents(version)))["version"] == version
+
+
+@pytest.mark.parametrize("name", ["/etc/evil", "../evil", "wheels/../../../evil"])
+def test_a_path_that_leads_out_is_refused(machine: FakeMachine, tmp_path: Path, name: str) -> None:
+    artifact = pack(tmp_path / "a.tar.gz", contents(), entry(name))
+    assert "unsafe path" in refused(machine, artifact)
+    assert not list(tmp_path.rglob("evil"))
+    assert not Path("/etc/evil").exists()
+
+
+@pytest.mark.parametrize(
+    ("kind", "link"),
+    [
+        (tarfile.SYMTYPE, "/etc/passwd"),
+        (tarfile.SYMTYPE, "api"),
+        (tarfile.LNKTYPE, "api"),
+        (tarfile.FIFOTYPE, ""),
+        (tarfile.CHRTYPE, ""),
+    ],
+)
+def test_only_plain_files_are_taken(
+    machine: FakeMachine, tmp_path: Path, kind: bytes, link: str
+) -> None:
+    artifact = pack(tmp_path / "a.tar.gz", contents(), entry("thing", kind, link))
+    assert "'thing' is not a plain file" in refused(machine, artifact)
+
+
+@pytest.mark.parametrize("step", [" -m venv ", " pip install "])
+def test_a_failed_installation_leaves_nothing(
+    machine: FakeMachine, tmp_path: Path, step: str
+) -> None:
+    artifact = pack(tmp_path / "a.tar.gz", contents())
+    machine.failing = [step]
+    assert "failed" in refused(machine, artifact)
+    machine.failing = []
+    assert release.install(machine, artifact)["changed"] is True
+
+
+# -- activate --------------------------------------------------------------------------------
+
+
+class Site:
+    """What would answer on the services' ports: the live release, unless it is `broken`."""
+
+    def __init__(self, machine: FakeMachine) -> None:
+        self._machine = machine
+        self.broken: set[str] = set()
+        self.asked: list[tuple[int, str]] = []
+        self.now = 0.0
+
+    def ask(self, port: int, path: str) -> tuple[int, dict[str, object]]:
+        self.asked.append((port, path))
+        version = self._machine.live_version()
+        if version is None:
+            raise ConnectionRefusedError("nobody listens")
+        if path == "/version":
+            return 200, {"version": version}
+        return (503, {"status": "unavailable"}) if version in self.broken else (200, {})
+
+    def sleep(self, seconds: float) -> None:
+        self.now += seconds
+
+
+@pytest.fixture
+def site(machine: FakeMachine, monkeypatch: pytest.MonkeyPatch) -> Site:
+    site = Site(machine)
+    monkeypatch.setattr(release, "_ask", site.ask)
+    clock = SimpleNamespace(monotonic=lambda: site.now, sleep=site.sleep)
+    monkeypatch.setattr(release, "time", clock)
+    app = SimpleNamespace(pw_uid=999, pw_gid=998)
+    monkeypatch.setattr(release, "pwd", SimpleNamespace(getpwnam=lambda _name: app))
+    return site
+
+
+def installed(machine: FakeMachine, tmp_path: Path, *versions: str) -> None:
+    for version in versions:
+        release.install(machine, pack(tmp_path / f"{version}.tar.gz", contents(version)))
+    machine.commands.clear()
+
+
+def units(verb: str, kind: str) -> str:
+    return f"systemctl {verb} " + " ".join(f"tap-trading-{name}.{kind}" for name in SERVICES)
+
+
+def test_the_first_release_goes_live(machine: FakeMachine, tmp_path: Path, site: Site) -> None:
+    installed(machine, tmp_path, VERSION)
+    assert release.activate(machine, VERSION) == {"changed": True, "version": VERSION}
+    assert machine.live_version() == VERSION
+    assert machine.current.readlink() == Path("releases", VERSION)
+    migrate, sockets, services = machine.commands
+    assert migrate.startswith("setpriv --reuid=999 --regid=998 ")
+    assert migrate.endswith(f"DB_PATH=/data/bets.db {machine.releases / VERSION / 'tap'} migrate")
+    assert (sockets, services) == (units("start", "socket"), units("restart", "service"))
+    assert {port for port, _ in site.asked} == {8080, 8081, 8090}
+    assert {path for _, path in site.asked} == {"/version", "/healthz"}
+
+
+@pytest.mark.usefixtures("site")
+def test_activating_the_live_release_restarts_nothing(machine: FakeMachine, tmp_path: Path) -> None:
+    installed(machine, tmp_path, VERSION)
+    release.activate(machine, VERSION)
+    machine.commands.clear()
+    assert release.activate(machine, VERSION) == {"changed": False, "version": VERSION}
+    assert machine.commands == [units("start", "socket"), units("start", "service")]
+
+
+def test_a_release_that_does_not_work_makes_room_for_the_one_before(
+    machine: FakeMachine, tmp_path: Path, site: Site
+) -> None:
+    installed(machine, tmp_path, VERSION, NEWER)
+    release.activate(machine, VERSION)
+    machine.commands.clear()
+    site.broken = {NEWER}
+    with pytest.raises(release.ReleaseError) as caught:
+        release.activate(machine, NEWER)
+    assert f"{NEWER} does not work: api is {NEWER}" in str(caught.value)
+    assert f"{VERSION} is live again" in str(caught.value)
+    assert machine.live_version() == VERSION
+    assert machine.commands.count(units("restart", "service")) == 2
+    assert machine.left() == [VERSION, NEWER]
+    assert not list(machine.current.parent.glob(".current-*"))
+
+
+@pytest.mark.usefixtures("site")
+def test_a_restart_that_fails_makes_room_too(machine: FakeMachine, tmp_path: Path) -> None:
+    """Only the first one fails: that of the new release."""
+    installed(machine, tmp_path, VERSION, NEWER)
+    release.activate(machine, VERSION)
+    run = machine.run
+
+    def fails_with_the_new_one(*command: str) -> str:
+        if command[1] == "restart" and machine.live_version() == NEWER:
+            raise release.ReleaseError("systemctl: Job failed")
+        return run(*command)
+
+    machine.run = fails_with_the_new_one  # type: ignore[method-assign]
+    with pytest.raises(release.ReleaseError, match=r"Job failed; .* is live again"):
+        release.activate(machine, NEWER)
+    assert machine.live_version() == VERSION
+
+
+@pytest.mark.usefixtures("site")
+def test_when_nothing_starts_any_more_the_first_cause_is_still_told(
+    machine: FakeMachine, tmp_path: Path
+) -> None:
+    installed(machine, tmp_path, VERSION, NEWER)
+    release.activate(machine, VERSION)
+    machine.failing = ["systemctl restart"]
+    with pytest.raises(release.ReleaseError, match=f"{NEWER.replace('+', '.')} does not work"):
+        release.activate(machine, NEWER)
+    assert machine.live_version() == VERSION
+
+
+def test_a_first_release_that_does_not_work_leaves_none_live(
+    machine: FakeMachine, tmp_path: Path, site: Site
+) -> None:
+    installed(machine, tmp_path, VERSION)
+    site.broken = {VERSION}
+    with pytest.raises(release.ReleaseError, match="no release is live"):
+        release.activate(machine, VERSION)
+    assert machine.live_version() is None
+    assert not machine.current.is_symlink()
+    assert machine.commands[-2:] == [units("stop", "socket"), units("stop", "service")]
+    site.broken = set()
+    assert release.activate(machine, VERSION)["changed"] is True
+
+
+@pytest.mark.usefixtures("site")
+def test_a_failed_migration_changes_nothing(machine: FakeMachine, tmp_path: Path) -> None:
+    installed(machine, tmp_path, VERSION, NEWER)
+    release.activate(machine, VERSION)
+    machine.commands.clear()
+    machine.failing = ["migrate"]
+    with pytest.raises(release.ReleaseError, match="migrate failed"):
+        release.activate(machine, NEWER)
+    assert machine.live_version() == VERSION
+    assert not [line for line in machine.commands if "systemctl" in line]
+
+
+@pytest.mark.usefixtures("site")
+def test_what_is_not_installed_cannot_go_live(machine: FakeMachine) -> None:
+    with pytest.raises(release.ReleaseError, match="v9 is not installed"):
+        release.activate(machine, "v9")
+    assert machine.commands == []
+
+
+# -- the smoke test --------------------------------------------------------------------------
+
+
+@pytest.fixture
+def answers() -> Iterator[Callable[..., int]]:
+    """`answers(version, health)`: the port of a real server that says so."""
+    servers: list[HTTPServer] = []
+
+    def serve(version: object, health: int = 200, body: bytes = b"") -> int:
+        class Handler(BaseHTTPRequestHandler):
+            def do_GET(self) -> None:
+                self.send_response(200 if self.path == "/version" else health)
+                self.end_headers()
+                self.wfile.write(body or json.dumps({"version": version}).encode())
+
+            def log_message(self, *_: object) -> None:
+                pass
+
+        servers.append(HTTPServer(("127.0.0.1", 0), Handler))
+        threading.Thread(target=servers[-1].serve_forever, daemon=True).start()
+        return servers[-1].server_port
+
+    yield serve
+    for server in servers:
+        server.shutdown()
+        server.server_close()
+
+
+def test_the_smoke_test_asks_every_service(answers: Callable[..., int]) -> None:
+    release._smoke_test(VERSION, {"api": answers(VERSION), "ws": answers(VERSION)}, 1)
+
+
+def test_the_smoke_test_names_who_fails_and_what_it_saw(answers: Callable[..., int]) -> None:
+    good = answers(VERSION)
+    for service, wrong, seen in [
+        ("ws", answers(NEWER), rf"ws is {NEWER}".replace("+", r"\+")),
+        ("api", answers(VERSION, 503), "api is .* and says"),
+        ("price", answers("", body=b"<html>"), r"price does not answer \(Expecting value"),
+        ("price", 1, r"price does not answer \(.*refused"),
+    ]:
+        with pytest.raises(release.ReleaseError, match=seen):
+            release._smoke_test(VERSION, {"good": good, service: wrong}, 0)
+
+
+# -- as a program ----------------------------------------------------------------------------
+
+
+def test_a_failing_program_is_one_sentence(tmp_path: Path) -> None:
+    machine = release.Machine(tmp_path)
+    with pytest.raises(release.ReleaseError, match=r"^/bin/sh: one / two$"):
+        machine.run("/bin/sh", "-c", "echo one >&2; echo two >&2; exit 3")
+    with pytest.raises(release.ReleaseError, match=r"^/bin/false: 1$"):
+        machine.run("/bin/false")
+    with pytest.raises(release.ReleaseError, match="/nowhere/python"):
+        machine.run("/nowhere/python", "-m", "venv")
+
+
+def test_the_program_runs_with_the_machines_own_python() -> None:
+    done = subprocess.run(
+        [sys.executable, "-I", PROGRAM, "--help"], capture_output=True, text=True, check=True
+    )
+    assert "install" in done.stdout
+    assert "activate" in done.stdout
+
+
+@pytest.mark.skipif(
+    sys.version_info[:2] != (3, 11) and not shutil.which("python3.11"),
+    reason="without a Python 3.11, the machine's, the real artifact was NOT installed",
+)
+def test_the_real_artifact_installs_and_runs_without_network(
+    artifact: Path, tmp_path: Path
+) -> None:
+    python = sys.executable if sys.version_info[:2] == (3, 11) else shutil.which("python3.11")
+    machine = release.Machine(tmp_path, str(python))
+    machine.releases.mkdir()
+    installed = release.install(machine, artifact)
+    folder = machine.releases / str(installed["version"])
+    for program in SERVICES:
+        assert os.access(folder / program, os.X_OK)
+    done = subprocess.run(
+        [folder / "tap", "version"],
+        env={"PATH": "/usr/bin:/bin"},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert f"version: {installed['version']}\n" in done.stdout
+    done = subprocess.run(
+        [folder / "tap", "migrate"],
+        env={"PATH": "/usr/bin:/bin", "DB_PATH": str(tmp_path / "bets.db")},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert "applied 001_initial.sql" in done.stdout
+    assert release.install(machine, artifact)["changed"] is False

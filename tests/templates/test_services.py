@@ -1,0 +1,261 @@
+"""The units of the services: the plan's limits, the sandbox, the ports, and the back-off."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import subprocess
+from collections import defaultdict
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from templates.render import ROLES, evaluate, render
+
+UNITS: dict[str, dict[str, Any]] = {
+    unit["name"]: unit for unit in evaluate("services", "_services_units")
+}
+PORTS = {"api": 8080, "ws": 8081, "price": 8090}
+MANAGED = "Written by Ansible"
+
+Unit = dict[str, dict[str, list[str]]]
+
+
+def rendered(name: str, kind: str, **overrides: Any) -> str:
+    """The text of a unit."""
+    item = (UNITS[name], kind)
+    return render("services", f"{kind}.j2", item=item, ansible_managed=MANAGED, **overrides)
+
+
+def unit_file(name: str, kind: str, **overrides: Any) -> Unit:
+    """Section → directive → values, as systemd reads them."""
+    found: Unit = defaultdict(lambda: defaultdict(list))
+    section = ""
+    for line in rendered(name, kind, **overrides).splitlines():
+        if line.startswith("["):
+            section = line.strip("[]")
+        elif line and not line.startswith(("#", ";")):
+            key, value = line.split("=", 1)
+            found[section][key].append(value)
+    return found
+
+
+@pytest.fixture(params=PORTS)
+def name(request: pytest.FixtureRequest) -> str:
+    return str(request.param)
+
+
+def test_there_is_a_unit_for_every_service() -> None:
+    assert {unit: UNITS[unit]["port"] for unit in UNITS} == PORTS
+
+
+def test_the_plans_limits(name: str) -> None:
+    service = unit_file(name, "service")["Service"]
+    assert service["CPUQuota"] == ["50%"]
+    assert service["MemoryMax"] == ["1G"]
+    assert "MemoryLimit" not in service
+
+
+def test_it_comes_back_for_ever(name: str) -> None:
+    unit = unit_file(name, "service")
+    assert unit["Service"]["Restart"] == ["always"]
+    assert unit["Unit"]["StartLimitIntervalSec"] == ["0"]
+    assert "StartLimitIntervalSec" not in unit["Service"]
+    backoff = "/opt/app/scripts/restart-backoff"
+    assert unit["Service"]["ExecStartPre"] == [f"{backoff} wait"]
+    assert unit["Service"]["ExecStartPost"] == [f"{backoff} started"]
+    assert unit["Service"]["ExecStopPost"] == [f"{backoff} ended"]
+    # The count of failures outlives the process, and the longest wait fits into a start.
+    assert unit["Service"]["RuntimeDirectoryPreserve"] == ["yes"]
+    assert int(unit["Service"]["TimeoutStartSec"][0]) > 60
+
+
+def test_it_is_ordered_but_not_tied_to_redis(name: str) -> None:
+    unit = unit_file(name, "service")["Unit"]
+    assert "redis-server.service" in unit["After"][0].split()
+    assert unit["Wants"] == ["redis-server.service"]
+    assert unit["Requires"] == [f"tap-trading-{name}.socket"]
+    assert unit["RequiresMountsFor"] == ["/data"]
+
+
+def test_it_runs_the_live_release_as_the_app_user(name: str) -> None:
+    unit = unit_file(name, "service")
+    assert unit["Service"]["Type"] == ["notify"]
+    assert unit["Service"]["ExecStart"] == [f"/opt/app/current/{name}"]
+    assert unit["Service"]["User"] == ["app"]
+    assert unit["Service"]["Group"] == ["app"]
+    assert unit["Service"]["EnvironmentFile"] == ["/etc/tap-trading/app.env"]
+    assert unit["Unit"]["ConditionPathExists"] == [f"/opt/app/current/{name}"]
+    assert unit["Install"]["WantedBy"] == ["multi-user.target"]
+    # A service gets 10 s to end gracefully; systemd waits longer than that.
+    assert int(unit["Service"]["TimeoutStopSec"][0]) > 10
+
+
+def test_the_journal_knows_it_by_its_name(name: str) -> None:
+    service = unit_file(name, "service")["Service"]
+    assert service["SyslogIdentifier"] == [f"tap-trading-{name}"]
+    assert service["StandardOutput"] == service["StandardError"] == ["journal"]
+
+
+def test_only_the_api_writes_and_only_to_data(name: str) -> None:
+    service = unit_file(name, "service")["Service"]
+    assert service["ProtectSystem"] == ["strict"]
+    assert service.get("ReadWritePaths", []) == (["/data"] if name == "api" else [])
+
+
+def test_it_has_no_network_and_no_rights_of_its_own(name: str) -> None:
+    service = unit_file(name, "service")["Service"]
+    for directive in ("PrivateNetwork", "NoNewPrivileges", "PrivateTmp", "ProtectHome"):
+        assert service[directive] == ["yes"], directive
+    assert service["CapabilityBoundingSet"] == [""]
+    assert service["SupplementaryGroups"] == ["redis"]
+
+
+def test_its_socket_is_on_loopback_only(name: str) -> None:
+    socket = unit_file(name, "socket")
+    assert socket["Socket"]["ListenStream"] == [f"127.0.0.1:{PORTS[name]}"]
+    assert not {"ListenDatagram", "ListenFIFO", "BindIPv6Only"} & set(socket["Socket"])
+    assert socket["Install"]["WantedBy"] == ["sockets.target"]
+    assert socket["Socket"]["TriggerLimitIntervalSec"] == ["0"]
+
+
+def test_every_directive_means_one_thing(name: str) -> None:
+    for kind in ("service", "socket"):
+        for section, directives in unit_file(name, kind).items():
+            twice = {key for key, values in directives.items() if len(values) > 1}
+            assert twice <= {"SystemCallFilter"}, (kind, section, twice)
+
+
+def test_the_environment_file_listens_where_the_sockets_do() -> None:
+    text = render("services", "app.env.j2", ansible_managed=MANAGED)
+    for unit, port in PORTS.items():
+        assert f"TAP_{unit.upper()}_LISTEN='127.0.0.1:{port}'\n" in text
+
+
+def test_overrides_reach_the_units(name: str) -> None:
+    service = unit_file(
+        name,
+        "service",
+        services_cpu_quota="75%",
+        services_memory_max="700M",
+        services_nofile=4711,
+    )["Service"]
+    assert service["CPUQuota"] == ["75%"]
+    assert service["MemoryMax"] == ["700M"]
+    assert service["LimitNOFILE"] == ["4711"]
+
+
+@pytest.mark.skipif(not shutil.which("systemd-analyze"), reason="systemd-analyze is not here")
+def test_systemd_finds_nothing_wrong_with_them(tmp_path: Path) -> None:
+    paths = []
+    for unit in UNITS:
+        for kind in ("service", "socket"):
+            text = rendered(unit, kind)
+            # Programs that are on the machine only would be reported missing.
+            text = re.sub(r"^(Exec\w+=)/opt/app/\S+", r"\1/bin/true", text, flags=re.MULTILINE)
+            paths.append(tmp_path / f"tap-trading-{unit}.{kind}")
+            paths[-1].write_text(text)
+    done = subprocess.run(
+        ["systemd-analyze", "verify", "--man=no", *paths],
+        env={**os.environ, "SYSTEMD_UNIT_PATH": f"{tmp_path}:"},
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=60,
+    )
+    about_ours = [line for line in done.stderr.splitlines() if "tap-trading" in line]
+    assert not about_ours
+
+
+# -- restart-backoff -------------------------------------------------------------------------
+
+
+class Backoff:
+    """roles/services/files/restart-backoff with a `sleep` that only notes its argument."""
+
+    def __init__(self, folder: Path) -> None:
+        self.runtime = folder / "runtime"
+        self.runtime.mkdir()
+        self._slept = folder / "slept"
+        programs = folder / "bin"
+        programs.mkdir()
+        sleep = programs / "sleep"
+        sleep.write_text(f'#!/bin/sh\necho "$1" >>{self._slept}\n')
+        sleep.chmod(0o755)
+        self._path = f"{programs}:/usr/bin:/bin"
+
+    def __call__(self, *words: str, **environment: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            ["/bin/sh", ROLES / "services/files/restart-backoff", *words],
+            env={"PATH": self._path, "RUNTIME_DIRECTORY": str(self.runtime), **environment},
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+
+    def wait(self) -> int:
+        """Seconds between two attempts: the unit's own RestartSec=1 and what `wait` sleeps."""
+        self._slept.unlink(missing_ok=True)
+        done = self("wait")
+        assert done.returncode == 0, done.stderr
+        return 1 + (int(self._slept.read_text()) if self._slept.exists() else 0)
+
+    def fail(self) -> None:
+        assert self("ended", SERVICE_RESULT="exit-code").returncode == 0
+
+
+@pytest.fixture
+def backoff(tmp_path: Path) -> Backoff:
+    return Backoff(tmp_path)
+
+
+def test_the_first_start_is_at_once(backoff: Backoff) -> None:
+    assert backoff.wait() == 1
+
+
+def test_failures_are_spaced_wider_and_wider_and_it_never_gives_up(backoff: Backoff) -> None:
+    waits = []
+    for _ in range(12):
+        backoff.fail()
+        waits.append(backoff.wait())
+    assert waits == [1, 2, 4, 8, 16, 32, 60, 60, 60, 60, 60, 60]
+
+
+def test_becoming_ready_forgets_the_failures(backoff: Backoff) -> None:
+    for _ in range(5):
+        backoff.fail()
+    assert backoff.wait() == 16
+    assert backoff("started").returncode == 0
+    backoff.fail()
+    assert backoff.wait() == 1
+
+
+@pytest.mark.parametrize("result", [{"SERVICE_RESULT": "success"}, {}])
+def test_a_clean_stop_forgets_the_failures(backoff: Backoff, result: dict[str, str]) -> None:
+    for _ in range(5):
+        backoff.fail()
+    assert backoff("ended", **result).returncode == 0
+    assert backoff.wait() == 1
+
+
+@pytest.mark.parametrize("garbage", ["", "\n", "many\n", "-3\n", "3 4\n", "1\n2\n", "\0\n"])
+def test_garbage_in_the_count_is_no_failure(backoff: Backoff, garbage: str) -> None:
+    (backoff.runtime / "failures").write_text(garbage)
+    assert backoff.wait() == 1
+    backoff.fail()
+    assert (backoff.runtime / "failures").read_text() == "1\n"
+
+
+@pytest.mark.parametrize("count", ["08\n", "010\n", "99999999999999999999\n"])
+def test_a_number_of_odd_looks_still_lets_it_start(backoff: Backoff, count: str) -> None:
+    (backoff.runtime / "failures").write_text(count)
+    assert 1 <= backoff.wait() <= 60
+
+
+@pytest.mark.parametrize("words", [(), ("begin",)])
+def test_a_wrong_word_is_refused(backoff: Backoff, words: tuple[str, ...]) -> None:
+    done = backoff(*words)
+    assert done.returncode == 2
+    assert done.stderr == "restart-backoff: one of: wait, started, ended\n"
