@@ -1,7 +1,6 @@
 """The HTTP API as a client meets it: the contract's codes, and bets that are on disk."""
 
 import asyncio
-import sqlite3
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -13,6 +12,7 @@ from tests.integration.conftest import Serve
 
 from tap_trading.base import background
 from tap_trading.base.clock import system_clock
+from tap_trading.base.db import open_reader
 from tap_trading.base.redis import Redis
 from tap_trading.game import grid
 from tap_trading.ledger.batcher import Batcher, OverloadedError, StorageUnavailableError
@@ -71,7 +71,7 @@ async def problem(answer: ClientResponse) -> dict[str, Any]:
 
 
 def bets(database: Path) -> list[tuple[Any, ...]]:
-    connection = sqlite3.connect(f"file:{database}?mode=ro", uri=True)
+    connection = open_reader(database)
     rows = connection.execute("SELECT id, user_id, cell_id, amount, status FROM bets").fetchall()
     connection.close()
     return rows
@@ -256,6 +256,15 @@ async def test_unknown_routes_and_methods(client: TestClient) -> None:
     answer = await client.delete("/api/bets")
     assert (answer.status, (await problem(answer))["code"]) == (405, "method_not_allowed")
     assert answer.headers["Allow"] == "POST"
+
+
+async def test_a_body_that_is_not_what_it_says_is_malformed(client: TestClient) -> None:
+    answer = await client.post(
+        "/api/bets",
+        data=b"not gzip at all",
+        headers={"Idempotency-Key": "k", "Content-Encoding": "gzip"},
+    )
+    assert (answer.status, (await problem(answer))["code"]) == (400, "malformed")
 
 
 async def test_request_ids_are_kept_or_made(client: TestClient) -> None:

@@ -1,7 +1,6 @@
 """Backups: consistent under load, checked, packed, and only so many kept."""
 
 import asyncio
-import sqlite3
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -15,10 +14,10 @@ from tap_trading.ledger.batcher import Batcher
 NOW = datetime(2026, 2, 3, 12, tzinfo=UTC)
 
 
-def unpack(packed: Path, target: Path) -> sqlite3.Connection:
+def unpack(packed: Path, target: Path) -> apsw.Connection:
     with packed.open("rb") as source, target.open("wb") as plain:
         zstandard.ZstdDecompressor().copy_stream(source, plain)
-    return sqlite3.connect(target)
+    return apsw.Connection(str(target))
 
 
 async def test_a_copy_taken_under_writing_is_whole(database: Path, tmp_path: Path) -> None:
@@ -65,6 +64,14 @@ def test_only_the_newest_are_kept(database: Path, tmp_path: Path) -> None:
     assert sorted(p.name[5:20] for p in folder.iterdir()) == [
         *("20260203T140000", "20260203T150000", "20260203T160000"),
     ]
+
+
+def test_what_a_killed_attempt_left_is_removed(database: Path, tmp_path: Path) -> None:
+    left = tmp_path / "copies" / ".backup-abc"
+    left.mkdir(parents=True)
+    (left / "copy.db").write_bytes(b"half")
+    back_up(database, tmp_path / "copies", 3, NOW)
+    assert len(list((tmp_path / "copies").iterdir())) == 1
 
 
 def test_no_database_no_backup(tmp_path: Path) -> None:

@@ -1,14 +1,13 @@
 """The one write path: durable, isolated, ordered, and honest about what was not written."""
 
 import asyncio
-import sqlite3
 from collections.abc import AsyncIterator
 from pathlib import Path
 
 import apsw
 import pytest
 
-from tap_trading.base.db import DatabaseError, WriterLock
+from tap_trading.base.db import DatabaseError, WriterLock, open_reader
 from tap_trading.ledger.batcher import Batcher, OverloadedError, StorageUnavailableError
 
 
@@ -29,7 +28,7 @@ def add_user(name: str) -> object:
 
 
 def users(path: Path) -> set[str]:
-    connection = sqlite3.connect(f"file:{path}?mode=ro", uri=True)
+    connection = open_reader(path)
     names = {row[0] for row in connection.execute("SELECT id FROM users WHERE id <> 'house'")}
     connection.close()
     return names
@@ -146,11 +145,33 @@ async def test_a_folder_that_becomes_read_only_is_survived(
     assert users(database) == {"ada"}
 
 
-async def test_the_health_check_writes_and_leaves_nothing(batcher: Batcher, database: Path) -> None:
+async def test_the_health_check_really_writes(batcher: Batcher, database: Path) -> None:
+    def beats() -> int:
+        connection = open_reader(database)
+        (count,) = connection.execute("SELECT beats FROM write_probe").fetchone()
+        connection.close()
+        return int(count)
+
+    before = beats()
     assert await batcher.check() == "ok"
-    connection = sqlite3.connect(f"file:{database}?mode=ro", uri=True)
-    assert connection.execute("SELECT min(version) FROM schema_migrations").fetchone() == (1,)
-    connection.close()
+    assert beats() == before + 1
+
+
+async def test_a_batch_that_cannot_be_opened_is_survived(
+    batcher: Batcher, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Batcher, "_connect", lambda _: 1 / 0)
+    with pytest.raises(StorageUnavailableError, match="division by zero"):
+        await batcher.check()
+    monkeypatch.undo()
+    assert await batcher.check() == "ok"
+
+
+async def test_a_failed_open_leaves_nothing_to_close_twice(tmp_path: Path) -> None:
+    batcher = Batcher(tmp_path / "no.db")
+    with pytest.raises(DatabaseError, match="there is no database"):
+        await batcher.open()
+    await batcher.close()
 
 
 async def test_a_missing_database_is_said_at_once(tmp_path: Path) -> None:

@@ -1,8 +1,8 @@
 """Connections: the plan's pragmas hold, old SQLite is refused, one writer at a time."""
 
 import asyncio
-import sqlite3
 import subprocess
+import threading
 from pathlib import Path
 
 import apsw
@@ -29,21 +29,20 @@ def test_a_writer_has_every_pragma_of_the_plan(tmp_path: Path) -> None:
     }
 
 
-async def test_a_reader_has_its_pragmas_and_cannot_write(database: Path) -> None:
-    reader = await open_reader(database)
+def test_a_reader_has_its_pragmas_and_cannot_write(database: Path) -> None:
+    reader = open_reader(database)
     for name, wanted in db.READER_PRAGMAS.items():
-        async with reader.execute(f"PRAGMA {name}") as cursor:
-            assert await cursor.fetchone() == (wanted,)
-    with pytest.raises(sqlite3.OperationalError, match="readonly"):
-        await reader.execute("DELETE FROM users")
-    await reader.close()
+        assert reader.pragma(name) == wanted
+    with pytest.raises(apsw.ReadOnlyError):
+        reader.execute("DELETE FROM users")
+    reader.close()
 
 
 def test_a_file_without_incremental_vacuum_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "old.db"
-    with sqlite3.connect(path) as connection:
-        connection.execute("PRAGMA journal_mode = WAL")
-        connection.execute("CREATE TABLE t (x)")
+    connection = apsw.Connection(str(path))
+    connection.pragma("journal_mode", "wal")
+    connection.execute("CREATE TABLE t (x)")
     connection.close()
     with pytest.raises(DatabaseError, match="PRAGMA auto_vacuum is 0, not 2"):
         open_writer(path)
@@ -60,13 +59,10 @@ def test_our_sqlite_is_safe() -> None:
     db.check_sqlite_version(apsw.sqlite_lib_version())
 
 
-async def test_a_missing_database_is_said_so(tmp_path: Path) -> None:
-    for opened in (
-        open_reader(tmp_path / "no.db"),
-        asyncio.to_thread(open_writer, tmp_path / "no.db"),
-    ):
+def test_a_missing_database_is_said_so(tmp_path: Path) -> None:
+    for opened in (open_reader, open_writer):
         with pytest.raises(DatabaseError, match=r"there is no database at .*no\.db; create it"):
-            await opened
+            opened(tmp_path / "no.db")
     assert not (tmp_path / "no.db").exists()
 
 
@@ -77,21 +73,43 @@ async def test_a_file_that_is_no_database_is_said_so(tmp_path: Path) -> None:
         open_writer(path)
 
 
-async def test_the_pool_lends_each_connection_once(database: Path) -> None:
+async def test_the_pool_asks_on_all_its_connections_at_once(database: Path) -> None:
     pool = ReaderPool(database, size=2)
     await pool.open()
-    async with pool.connection() as one, pool.connection() as two:
-        assert one is not two
-        waiting = asyncio.create_task(_borrow(pool))
-        await asyncio.sleep(0.02)
-        assert not waiting.done()
-    assert await waiting in (one, two)
+    both = threading.Barrier(2, timeout=5)
+
+    def ask(connection: apsw.Connection) -> object:
+        both.wait()
+        return connection.execute("SELECT count(*) FROM users").fetchone()
+
+    assert await asyncio.gather(pool.run(ask), pool.run(ask)) == [(1,), (1,)]
+    with pytest.raises(DatabaseError, match="no such table"):
+        await pool.run(lambda connection: connection.execute("SELECT * FROM nope").fetchall())
     await pool.close()
 
 
-async def _borrow(pool: ReaderPool) -> object:
-    async with pool.connection() as connection:
-        return connection
+async def test_readers_see_every_commit_also_after_the_writer_was_reopened(database: Path) -> None:
+    """Two copies of SQLite in a process made readers blind once the writer had closed."""
+    pool = ReaderPool(database, size=1)
+    await pool.open()
+
+    def count(connection: apsw.Connection) -> object:
+        return connection.execute("SELECT count(*) FROM users").fetchone()[0]
+
+    for number in range(3):
+        writer = open_writer(database)
+        writer.execute("INSERT INTO users VALUES (?, ?, 0, 1, 0, 0)", (f"u{number}", f"u{number}"))
+        writer.close()
+        assert await pool.run(count) == number + 2
+    await pool.close()
+
+
+def test_closing_a_lock_twice_closes_nobody_elses_file(tmp_path: Path) -> None:
+    lock = WriterLock(tmp_path / "bets.db")
+    lock.close()
+    with (tmp_path / "other").open("w") as other:
+        lock.close()
+        other.write("still open")
 
 
 HOLD = """

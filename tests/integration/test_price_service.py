@@ -94,7 +94,7 @@ async def test_two_sources_never_share_a_history(redis: Redis) -> None:
     await redis.zadd(HISTORY_KEY, {f"{now}:7:100.00": now})
     await Publisher(MockSource(1, 100, system_clock), redis, system_clock).resume()
     assert await redis.zcard(HISTORY_KEY) == 1  # whose it is was not known: kept
-    recording = replay.Recording([1], [100])
+    recording = replay.Recording("trades.csv", [1], [100])
     other = Publisher(replay.ReplaySource(recording, 1, system_clock), redis, system_clock)
     await other.resume()
     assert await redis.zcard(HISTORY_KEY) == 0

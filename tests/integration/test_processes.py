@@ -12,6 +12,8 @@ import aiohttp
 import pytest
 from tests.conftest import RedisServer, process_environment, python
 
+from tap_trading.base.db import WriterLock
+
 
 def free_port() -> int:
     with socket.socket() as sock:
@@ -161,6 +163,24 @@ def test_a_missing_or_old_database_is_one_sentence(
     assert "create it with: tap migrate" in refused(
         "api", {**settings, "DB_PATH": str(tmp_path / "none.db")}, 69
     )
+
+
+def test_a_held_database_is_one_sentence(environment: dict[str, str], database: Path) -> None:
+    settings = {**environment, "TAP_API_LISTEN": f"127.0.0.1:{free_port()}"}
+    lock = WriterLock(database)
+    with lock.held():
+        code, lines = end(start("api", settings))
+    lock.close()
+    assert code == 69
+    assert lines[-1]["level"] == "critical"
+    assert "another process has held" in str(lines[-1]["error"])
+    assert all(line["component"] == "api" for line in lines)
+
+
+def test_tap_migrate_on_nonsense_is_one_sentence(tmp_path: Path) -> None:
+    (tmp_path / "bets.db").write_bytes(b"no database, whatever its name says" * 200)
+    done = tap({"DB_PATH": str(tmp_path / "bets.db")}, "migrate")
+    assert (done.returncode, done.stderr.count("\n")) == (1, 1)
 
 
 def test_a_missing_recording_is_one_sentence(environment: dict[str, str]) -> None:

@@ -157,6 +157,7 @@ async def test_a_chatterbox_is_closed(serve: Serve) -> None:
         ("http://{host}", True),
         ("https://evil.example", False),
         ("null", False),
+        ("http://[", False),
         ("http://{host}.evil.example", False),
     ],
 )

@@ -96,7 +96,7 @@ class Settings(BaseModel):
         10.0,
         alias="TAP_REDIS_WAIT_S",
         ge=0,
-        le=300,
+        le=30,
         description="How long a starting service waits for Redis before it gives up, in seconds.",
     )
     api_listen: TcpAddress = Field(

@@ -1,23 +1,25 @@
 """SQLite connections: one factory for the writer, one for readers, and the writers' lock.
 
-Whoever writes or checkpoints does it through `apsw`, which carries a current SQLite:
-releases before 3.51.3 can lose committed data in WAL mode. Readers open the file
-read-only with the standard library (through aiosqlite). Both factories set the plan's
-pragmas and read each one back, because SQLite ignores some of them silently.
+All of them use `apsw`, which carries a current SQLite: releases before 3.51.3 can lose
+committed data in WAL mode, and two copies of SQLite in one process do not see each
+other's locks, so not even a reader may use the standard library's. Both factories set
+the plan's pragmas and read each one back, because SQLite ignores some of them silently.
 """
 
 import asyncio
 import fcntl
 import os
-import sqlite3
+import queue
 import time
-from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager, contextmanager
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
-from urllib.parse import quote
+from typing import TypeVar
 
-import aiosqlite
 import apsw
+
+T = TypeVar("T")
 
 #: The first release without the WAL-reset bug.
 OLDEST_SAFE_SQLITE = (3, 51, 3)
@@ -73,14 +75,28 @@ def open_writer(path: Path, *, create: bool = False) -> apsw.Connection:
     Hold the `WriterLock` of the same path around every transaction, checkpoint and the
     connection's closing. Raises DatabaseError.
     """
-    check_sqlite_version(apsw.sqlite_lib_version())
     flags = apsw.SQLITE_OPEN_READWRITE | (apsw.SQLITE_OPEN_CREATE if create else 0)
+    return _open(path, flags, WRITER_PRAGMAS)
+
+
+def _verify(path: Path, name: str, found: object, wanted: int | str) -> None:
+    if found != wanted:
+        raise DatabaseError(f"{path}: PRAGMA {name} is {found!r}, not {wanted!r}")
+
+
+def open_reader(path: Path) -> apsw.Connection:
+    """Open `path` for reading only, all pragmas set and verified. Raises DatabaseError."""
+    return _open(path, apsw.SQLITE_OPEN_READONLY, READER_PRAGMAS)
+
+
+def _open(path: Path, flags: int, pragmas: dict[str, int | str]) -> apsw.Connection:
+    check_sqlite_version(apsw.sqlite_lib_version())
     try:
         connection = apsw.Connection(str(path), flags=flags, statementcachesize=_CACHED_STATEMENTS)
     except apsw.Error as error:
         raise DatabaseError(_why(path, error)) from error
     try:
-        for name, wanted in WRITER_PRAGMAS.items():
+        for name, wanted in pragmas.items():
             connection.pragma(name, wanted)
             _verify(path, name, connection.pragma(name), wanted)
     except apsw.Error as error:
@@ -92,68 +108,44 @@ def open_writer(path: Path, *, create: bool = False) -> apsw.Connection:
     return connection
 
 
-def _verify(path: Path, name: str, found: object, wanted: int | str) -> None:
-    if found != wanted:
-        raise DatabaseError(f"{path}: PRAGMA {name} is {found!r}, not {wanted!r}")
-
-
-async def open_reader(path: Path) -> aiosqlite.Connection:
-    """Open `path` for reading only, pragmas set and verified. Raises DatabaseError."""
-    uri = f"file:{quote(str(path))}?mode=ro"
-    try:
-        # First without a thread: aiosqlite leaves its own behind when it cannot open the file,
-        # and that one complains on standard error once the event loop is gone.
-        sqlite3.connect(uri, uri=True).close()
-        connection = await aiosqlite.connect(
-            uri, uri=True, isolation_level=None, cached_statements=_CACHED_STATEMENTS
-        )
-    except aiosqlite.Error as error:
-        raise DatabaseError(_why(path, error)) from error
-    try:
-        for name, wanted in READER_PRAGMAS.items():
-            await connection.execute(f"PRAGMA {name} = {wanted}")
-            async with connection.execute(f"PRAGMA {name}") as cursor:
-                row = await cursor.fetchone()
-            _verify(path, name, row[0] if row else None, wanted)
-    except aiosqlite.Error as error:
-        await connection.close()
-        raise DatabaseError(_why(path, error)) from error
-    except DatabaseError:
-        await connection.close()
-        raise
-    return connection
-
-
 class ReaderPool:
-    """A few read-only connections, each lent to one question at a time."""
+    """A few read-only connections, each in a thread of its own, so that no question blocks
+    the event loop or the writer.
+    """
 
     def __init__(self, path: Path, size: int = 2) -> None:
         self._path = path
         self._size = size
-        self._idle: asyncio.LifoQueue[aiosqlite.Connection] = asyncio.LifoQueue()
-        self._opened: list[aiosqlite.Connection] = []
+        self._threads = ThreadPoolExecutor(size, thread_name_prefix="reader")
+        self._idle: queue.LifoQueue[apsw.Connection] = queue.LifoQueue()
 
     async def open(self) -> None:
         """Open all connections. Raises DatabaseError."""
         for _ in range(self._size):
-            connection = await open_reader(self._path)
-            self._opened.append(connection)
-            self._idle.put_nowait(connection)
+            self._idle.put(await asyncio.to_thread(open_reader, self._path))
 
     async def close(self) -> None:
         """Close them all."""
-        for connection in self._opened:
-            await connection.close()
-        self._opened.clear()
+        self._threads.shutdown()
+        while not self._idle.empty():
+            self._idle.get_nowait().close()
 
-    @asynccontextmanager
-    async def connection(self) -> AsyncIterator[aiosqlite.Connection]:
-        """Borrow a connection; waits while all are lent."""
-        connection = await self._idle.get()
-        try:
-            yield connection
-        finally:
-            self._idle.put_nowait(connection)
+    async def run(self, question: Callable[[apsw.Connection], T]) -> T:
+        """Ask `question` on a connection of the pool.
+
+        Raises DatabaseError when the database cannot be read.
+        """
+
+        def ask() -> T:
+            connection = self._idle.get()
+            try:
+                return question(connection)
+            except apsw.Error as error:
+                raise DatabaseError(_why(self._path, error)) from error
+            finally:
+                self._idle.put(connection)
+
+        return await asyncio.get_running_loop().run_in_executor(self._threads, ask)
 
 
 class WriterLock:
@@ -172,8 +164,10 @@ class WriterLock:
             raise DatabaseError(f"{self._path}: {error.strerror}") from error
 
     def close(self) -> None:
-        """Forget the lock file."""
-        os.close(self._fd)
+        """Forget the lock file; may be called twice."""
+        if self._fd >= 0:
+            os.close(self._fd)
+            self._fd = -1
 
     @contextmanager
     def held(self, wait_s: float = _LOCK_WAIT_S) -> Iterator[None]:

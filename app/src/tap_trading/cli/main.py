@@ -4,6 +4,7 @@ import argparse
 import http.client
 import json
 import os
+import signal
 import sys
 from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
@@ -108,6 +109,8 @@ def _parser() -> argparse.ArgumentParser:
 def main(argv: Sequence[str] | None = None) -> None:
     """Entry point of `tap`. Exit code 0: done; 1: not done; 2: wrong words; 78: wrong settings."""
     args = _parser().parse_args(argv)
+    # systemd ends a command that takes too long: what it began is cleaned up all the same.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     try:
         code: int = args.run(config.load(os.environ), args)
     except config.ConfigError as error:

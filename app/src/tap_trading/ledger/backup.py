@@ -7,6 +7,7 @@ after its integrity check, and appears under its name in one step.
 
 import contextlib
 import os
+import shutil
 import tempfile
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -16,6 +17,8 @@ import apsw
 import zstandard
 
 from tap_trading.base.db import DatabaseError, check_sqlite_version
+
+_SCRATCH = ".backup-"
 
 
 class BackupError(Exception):
@@ -40,19 +43,29 @@ def back_up(database: Path, folder: Path, keep: int, now: datetime) -> Backup:
     target = folder / f"{database.stem}-{stamp}.db.zst"
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(prefix=".backup-", dir=folder) as scratch:
-            copy = Path(scratch, "copy.db")
+        for left in folder.glob(f"{_SCRATCH}*"):  # of an attempt that was killed
+            shutil.rmtree(left)
+        with tempfile.TemporaryDirectory(prefix=_SCRATCH, dir=folder) as scratch:
+            copy, packed = Path(scratch, "copy.db"), Path(scratch, "copy.db.zst")
             _copy(database, copy)
-            packed = Path(scratch, "copy.db.zst")
             _pack(copy, packed)
             packed.rename(target)
+        _sync(folder)
+        removed = tuple(sorted(folder.glob(f"{database.stem}-*.db.zst"))[:-keep])
+        for old in removed:
+            old.unlink()
+        return Backup(target, target.stat().st_size, removed)
     except OSError as error:
         raise BackupError(f"{folder}: {error.strerror or error}") from error
-    removed = tuple(sorted(folder.glob(f"{database.stem}-*.db.zst"))[:-keep])
-    for old in removed:
-        with contextlib.suppress(FileNotFoundError):
-            old.unlink()
-    return Backup(target, target.stat().st_size, removed)
+
+
+def _sync(folder: Path) -> None:
+    """Make sure that the new name is on disk as well."""
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 def _pack(copy: Path, packed: Path) -> None:

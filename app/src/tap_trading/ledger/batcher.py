@@ -7,7 +7,7 @@ never notice. The writer's lock is held per batch.
 """
 
 import asyncio
-import contextlib
+import contextvars
 import queue
 import threading
 import time
@@ -38,6 +38,15 @@ _BATCH_SECONDS = Histogram(
 _FAILED_BATCHES = Counter("tap_batches_failed_total", "Transactions that could not be written.")
 
 
+_STORAGE_ERRORS = (
+    apsw.FullError,
+    apsw.IOError,
+    apsw.ReadOnlyError,
+    apsw.CorruptError,
+    apsw.NotADBError,
+)
+
+
 class StorageUnavailableError(Exception):
     """Nothing was written: the database refused the transaction."""
 
@@ -54,10 +63,6 @@ class _Job(Generic[T]):
     error: Exception | None = None
 
 
-class _UndoError(Exception):
-    """Ends a probe's savepoint without keeping what it did."""
-
-
 class Batcher:
     """Runs jobs on the database, many to a transaction."""
 
@@ -68,7 +73,9 @@ class Batcher:
         self._loop = asyncio.get_running_loop()
         self._lock = WriterLock(path)
         self._connection: apsw.Connection | None = None
-        self._thread = threading.Thread(target=self._run, name="batcher")
+        self._thread = threading.Thread(
+            target=contextvars.copy_context().run, args=(self._run,), name="batcher"
+        )
         self._closing = False
 
     async def open(self) -> None:
@@ -107,14 +114,12 @@ class Batcher:
         return answer
 
     async def check(self) -> str:
-        """Health check: a real write through the write path, undone."""
+        """Health check: a write that is really committed. Raises what `run` raises."""
 
         def probe(connection: apsw.Connection) -> None:
-            connection.execute("INSERT INTO schema_migrations VALUES (-1, 'probe', '', 0)")
-            raise _UndoError
+            connection.execute("UPDATE write_probe SET beats = beats + 1")
 
-        with contextlib.suppress(_UndoError):
-            await self.run(probe)
+        await self.run(probe)
         return "ok"
 
     # The thread's side.
@@ -164,7 +169,7 @@ class Batcher:
         connection.execute("SAVEPOINT job")
         try:
             job.answer = job.work(connection)
-        except (apsw.FullError, apsw.IOError, apsw.ReadOnlyError, apsw.CorruptError):
+        except _STORAGE_ERRORS:
             raise  # the database's trouble, not the job's: the batch fails as a whole
         except Exception as error:  # the job's own: undone alone, told to its asker
             job.error = error

@@ -7,8 +7,6 @@ from dataclasses import dataclass
 import apsw
 import orjson
 
-from tap_trading.base.db import ReaderPool
-
 
 class DuplicateCellError(Exception):
     """The user has a bet on this cell already."""
@@ -55,12 +53,8 @@ def place(
 
     Raises DuplicateCellError or IdempotencyKeyReusedError; nothing is kept then.
     """
-    known = connection.execute(
-        "SELECT request_hash, answer FROM idempotency_keys WHERE user_id = ? AND key = ?",
-        (request.user_id, request.idempotency_key),
-    ).fetchone()
-    if known is not None:
-        return _repeated(request, known)
+    if (earlier := earlier_answer(connection, request)) is not None:
+        return earlier
     try:
         connection.execute(
             "INSERT INTO bets (id, user_id, cell_id, amount, min_reward_rate_bps, status,"
@@ -92,23 +86,18 @@ def place(
     return Placement(answer, repeated=False)
 
 
-async def earlier_answer(readers: ReaderPool, request: BetRequest) -> Placement | None:
+def earlier_answer(connection: apsw.Connection, request: BetRequest) -> Placement | None:
     """The first answer to this very request, if it was answered before.
 
+    Asked in the write path, so that a first attempt that still waits there comes before.
     Raises IdempotencyKeyReusedError when the key belongs to another request.
     """
-    async with (
-        readers.connection() as connection,
-        connection.execute(
-            "SELECT request_hash, answer FROM idempotency_keys WHERE user_id = ? AND key = ?",
-            (request.user_id, request.idempotency_key),
-        ) as cursor,
-    ):
-        known = await cursor.fetchone()
-    return None if known is None else _repeated(request, (known[0], known[1]))
-
-
-def _repeated(request: BetRequest, known: tuple[bytes, str]) -> Placement:
+    known = connection.execute(
+        "SELECT request_hash, answer FROM idempotency_keys WHERE user_id = ? AND key = ?",
+        (request.user_id, request.idempotency_key),
+    ).fetchone()
+    if known is None:
+        return None
     fingerprint, answer = known
     if fingerprint != request.fingerprint:
         raise IdempotencyKeyReusedError(request.idempotency_key)

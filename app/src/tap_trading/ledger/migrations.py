@@ -69,6 +69,8 @@ def migrate(path: Path, migrations: list[Migration] | None = None) -> list[Migra
             connection = open_writer(path, create=True)
             try:
                 return _apply(connection, wanted)
+            except apsw.Error as error:
+                raise DatabaseError(f"{path}: {error}") from error
             finally:
                 connection.close()
     finally:
@@ -103,12 +105,14 @@ def _apply(connection: apsw.Connection, wanted: list[Migration]) -> list[Migrati
 async def check_schema(readers: ReaderPool) -> int:
     """The database's schema version. Raises DatabaseError when this release needs a newer one."""
     wanted = available()[-1].version
-    async with readers.connection() as connection:
-        try:
-            async with connection.execute("SELECT max(version) FROM schema_migrations") as cursor:
-                row = await cursor.fetchone()
-        except Exception as error:
-            raise DatabaseError(f"no schema in the database ({error}); run: tap migrate") from error
+    try:
+        row = await readers.run(
+            lambda connection: connection.execute(
+                "SELECT max(version) FROM schema_migrations"
+            ).fetchone()
+        )
+    except DatabaseError as error:
+        raise DatabaseError(f"no schema in the database ({error}); run: tap migrate") from error
     version = int(row[0]) if row and row[0] is not None else 0
     if version < wanted:
         raise DatabaseError(

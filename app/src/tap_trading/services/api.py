@@ -66,7 +66,6 @@ async def build(
         app = http.application(health, origins=settings.allowed_origins)
         routes = BetRoutes(
             batcher=batcher,
-            readers=readers,
             watch=watch,
             geometry=geometry(settings),
             stakes=settings.stakes,

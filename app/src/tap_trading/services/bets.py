@@ -2,21 +2,27 @@
 
 import re
 from decimal import Decimal
-from typing import Any
+from typing import Any, TypeVar
 
 import orjson
 from aiohttp import web
 
 from tap_trading.base import logger
 from tap_trading.base.clock import Clock
-from tap_trading.base.db import ReaderPool
 from tap_trading.base.errors import ProblemError
 from tap_trading.base.logger import rfc3339_ms
 from tap_trading.game import cell as cells
 from tap_trading.game import grid
 from tap_trading.ledger import bets, practice
-from tap_trading.ledger.batcher import Batcher, OverloadedError, StorageUnavailableError
+from tap_trading.ledger.batcher import (
+    Batcher,
+    OverloadedError,
+    StorageUnavailableError,
+    Work,
+)
 from tap_trading.market.watch import MarketState, PriceWatch
+
+T = TypeVar("T")
 
 _KEY = re.compile(r"[\x21-\x7e]{1,64}")
 _RATE = re.compile(r"[0-9]{1,6}(\.[0-9]{1,4})?", re.ASCII)
@@ -34,14 +40,12 @@ class BetRoutes:
         self,
         *,
         batcher: Batcher,
-        readers: ReaderPool,
         watch: PriceWatch,
         geometry: grid.Geometry,
         stakes: tuple[int, ...],
         clock: Clock,
     ) -> None:
         self._batcher = batcher
-        self._readers = readers
         self._watch = watch
         self._geometry = geometry
         self._stakes = stakes
@@ -52,9 +56,7 @@ class BetRoutes:
         key = _idempotency_key(request)
         asked = _parse(await request.read(), practice.USER_ID, key)
         refusal = self._refusal(asked)
-        placement = (
-            await self._placed_before(asked, refusal) if refusal else await self._write(asked)
-        )
+        placement = await self._answer(asked, refusal)
         if not placement.repeated:
             logger.get().info(
                 "bet placed",
@@ -85,17 +87,18 @@ class BetRoutes:
         refused = grid.refusal(self._geometry, self._clock(), latest.price, cell)
         return ProblemError(422, refused.value, _REFUSALS[refused]) if refused else None
 
-    async def _placed_before(self, asked: bets.BetRequest, refusal: ProblemError) -> bets.Placement:
-        """The first answer, when this retries a bet that was placed in time; else the refusal."""
-        try:
-            earlier = await bets.earlier_answer(self._readers, asked)
-        except bets.IdempotencyKeyReusedError:
-            raise _key_reused() from None
+    async def _answer(self, asked: bets.BetRequest, refusal: ProblemError | None) -> bets.Placement:
+        """Place the bet, or find the first answer when this retries one that was placed in
+        time; else the refusal.
+        """
+        if refusal is None:
+            return await self._run(self._placing(asked))
+        earlier = await self._run(lambda connection: bets.earlier_answer(connection, asked))
         if earlier is None:
             raise refusal
         return earlier
 
-    async def _write(self, asked: bets.BetRequest) -> bets.Placement:
+    def _placing(self, asked: bets.BetRequest) -> Work[bets.Placement]:
         now = self._clock()
         bet_id = bets.new_id("bet", now)
         answer = orjson.dumps(
@@ -108,16 +111,20 @@ class BetRoutes:
                 "placed_at": rfc3339_ms(now),
             }
         ).decode()
+        return lambda connection: bets.place(connection, asked, bet_id, now, answer)
+
+    async def _run(self, work: Work[T]) -> T:
+        """Run a job in the write path, its failures told as problems."""
         try:
-            return await self._batcher.run(
-                lambda connection: bets.place(connection, asked, bet_id, now, answer)
-            )
+            return await self._batcher.run(work)
         except bets.DuplicateCellError:
             raise ProblemError(
                 409, "duplicate_cell", "There is a bet on this cell already."
             ) from None
         except bets.IdempotencyKeyReusedError:
-            raise _key_reused() from None
+            raise ProblemError(
+                422, "idempotency_key_reused", "This Idempotency-Key was used for another request."
+            ) from None
         except OverloadedError as error:
             raise ProblemError(
                 503, "overloaded", f"Nothing was placed: {error}.", retry_after_s=1
@@ -129,12 +136,6 @@ class BetRoutes:
                 "Nothing was placed: bets cannot be written at the moment.",
                 retry_after_s=5,
             ) from error
-
-
-def _key_reused() -> ProblemError:
-    return ProblemError(
-        422, "idempotency_key_reused", "This Idempotency-Key was used for another request."
-    )
 
 
 def _idempotency_key(request: web.Request) -> str:

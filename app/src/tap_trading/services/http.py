@@ -12,6 +12,7 @@ from typing import Any
 import orjson
 import structlog
 from aiohttp import web
+from aiohttp.http_exceptions import BadHttpMessage
 
 from tap_trading.base import logger, metrics, version
 from tap_trading.base.errors import ProblemError
@@ -110,6 +111,10 @@ async def problems(request: web.Request, handler: Handler) -> web.StreamResponse
         return await handler(request)
     except ProblemError as problem:
         return problem_response(request, problem)
+    except (web.RequestPayloadError, BadHttpMessage, ConnectionError) as error:
+        # The client's doing: it went away in the middle, or its body is not what it says it is.
+        detail = f"The body could not be read: {error}."
+        return problem_response(request, ProblemError(400, "malformed", detail))
     except web.HTTPException as error:
         if error.status < HTTPStatus.BAD_REQUEST:
             raise

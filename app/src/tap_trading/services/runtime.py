@@ -17,6 +17,7 @@ from tap_trading.base.config import Address, Settings
 from tap_trading.base.db import DatabaseError
 from tap_trading.base.errors import StartupError
 from tap_trading.base.redis import RedisError
+from tap_trading.ledger.batcher import StorageUnavailableError
 
 #: Exit codes, as sysexits.h has them.
 EXIT_CONFIG = 78
@@ -25,7 +26,7 @@ EXIT_UNAVAILABLE = 69
 #: After the last connection was accepted, its request still gets this long to arrive, in s.
 _LINGER_S = 0.2
 #: Requests under way get this long to finish, in s; with the rest it stays under 10.
-_FINISH_S = 7.0
+_FINISH_S = 6.0
 
 Resources = AsyncIterator[web.Application]
 #: Opens what the service needs, yields its application, closes everything again. The
@@ -46,7 +47,7 @@ def run(component: str, listen: Callable[[Settings], Address], build: Build) -> 
     logger.configure(component, settings.log_level)
     try:
         uvloop.run(_serve(listen(settings), settings, build))
-    except (StartupError, DatabaseError, RedisError) as error:
+    except (StartupError, DatabaseError, RedisError, StorageUnavailableError) as error:
         logger.get().critical("cannot start", error=str(error))
         sys.exit(EXIT_UNAVAILABLE)
     except BackgroundFailureError as error:

@@ -74,7 +74,10 @@ class StreamRoute:
             )
 
     def _may_connect(self, origin: str, host: str) -> bool:
-        return origin in self._origins or urlsplit(origin).netloc == host
+        try:
+            return origin in self._origins or urlsplit(origin).netloc == host
+        except ValueError:  # not even a URL
+            return False
 
 
 @asynccontextmanager

@@ -71,5 +71,13 @@ CREATE TABLE idempotency_keys (
     PRIMARY KEY (user_id, key)
 ) STRICT, WITHOUT ROWID;
 
+-- One row that health checks write, so that they notice a disk that takes no more.
+CREATE TABLE write_probe (
+    id INTEGER PRIMARY KEY CHECK (id = 1),
+    beats INTEGER NOT NULL
+) STRICT;
+
+INSERT INTO write_probe (id, beats) VALUES (1, 0);
+
 INSERT INTO users (id, wallet_address, created_at, updated_at)
 VALUES ('house', 'house', 0, 0);

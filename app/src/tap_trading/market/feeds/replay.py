@@ -24,6 +24,7 @@ class ReplayError(Exception):
 class Recording:
     """Trades in the file's order."""
 
+    name: str  # of the file
     times: Sequence[int]  # recorded Unix ms, never falling
     prices: Sequence[int]  # cents
 
@@ -65,15 +66,14 @@ def read(path: Path) -> Recording:
         raise ReplayError(f"{path}: not a CSV text file ({error})") from error
     if not times:
         raise ReplayError(f"{path}: no trade in it")
-    return Recording(times, prices)
+    return Recording(path.name, times, prices)
 
 
 class ReplaySource:
     """A recording played at `speed` times its own pace, over and over."""
 
-    name = "replay"
-
     def __init__(self, recording: Recording, speed: float, clock: Clock) -> None:
+        self.name = f"replay {recording.name}"
         self._recording = recording
         self._speed = speed
         self._clock = clock
