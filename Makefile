@@ -18,7 +18,7 @@ help: ## Explain every target
 .venv/.locked: requirements-dev.txt
 	@scripts/prerequisites.sh base
 	@echo "==> installing the tools of requirements-dev.txt into .venv"
-	@[ -x $(PYTHON) ] || python3 -m venv .venv
+	@$(PYTHON) -m pip --version >/dev/null 2>&1 || { rm -rf .venv; python3 -m venv .venv; }
 	@$(PYTHON) -m pip install --quiet --disable-pip-version-check "$$(sed -n 's/^\(uv==[^ ]*\).*/\1/p' requirements-dev.txt)"
 	@.venv/bin/uv pip sync --quiet --python $(PYTHON) requirements-dev.txt
 	@$(PYTHON) -m ensurepip >/dev/null

@@ -84,9 +84,9 @@ Host $name
   HostName 127.0.0.1
   Port $ssh_port
   User debian
-  IdentityFile $PWD/$keys/id_ed25519
+  IdentityFile "$PWD/$keys/id_ed25519"
   IdentitiesOnly yes
-  UserKnownHostsFile $PWD/$keys/known_hosts
+  UserKnownHostsFile "$PWD/$keys/known_hosts"
   StrictHostKeyChecking yes
   LogLevel ERROR
 CONFIG
@@ -96,7 +96,7 @@ create() {
   local seed
   seed=$(mktemp -d)
   # shellcheck disable=SC2064  # the path as it is now
-  trap "rm -rf '$seed'" RETURN
+  trap "rm -rf '$seed'" EXIT
   make_keys
   mkdir -p "$seed/home/debian/.ssh" "$seed/etc/ssh"
   # podman cp makes root the owner; sshd takes root's file where the user may read it.
@@ -107,10 +107,17 @@ create() {
     --cgroupns=private \
     --publish "127.0.0.1:$ssh_port:22" --publish "127.0.0.1:$http_port:80" \
     --publish "127.0.0.1:$https_port:443" "$IMAGE" >/dev/null
+  # Whatever goes wrong from here on, no half-made machine stays.
+  # shellcheck disable=SC2064  # the path as it is now
+  trap "rm -rf '$seed'; remove >/dev/null 2>&1" EXIT
   podman cp "$seed/etc/ssh/." "$name:/etc/ssh"
   podman cp "$seed/home/debian/.ssh" "$name:/home/debian/.ssh"
   podman start "$name" >/dev/null
+  trap - EXIT
+  rm -rf "$seed"
 }
+
+remove() { podman rm --force --ignore --time 5 --volumes "$name" >/dev/null; }
 
 wait_for_ssh() {
   local deadline=$((SECONDS + 60))
@@ -123,9 +130,12 @@ wait_for_ssh() {
 
 case $action in
   up)
-    case $(vm_state) in
+    state=$(vm_state)
+    case $state in
       running) ;;
-      absent)
+      absent | created | configured | initialized)
+        # One that never ran was left half-made by a run that was killed.
+        [ "$state" = absent ] || remove
         refuse_busy_ports
         build_image
         say "creating $name"
@@ -140,7 +150,7 @@ case $action in
     wait_for_ssh
     ;;
   down)
-    podman rm --force --time 5 --volumes "$name" >/dev/null 2>&1 || true
+    remove || die "podman could not remove $name (its words are above), so its keys in $keys stay"
     rm -rf "$keys"
     ;;
   restart)

@@ -45,7 +45,7 @@ def test_every_setting_and_its_default_is_in_words() -> None:
         assert field.description, field.alias
         assert field.description.endswith("."), field.alias
     assert "| `HOST:PORT` or `unix:/path` | `localhost:6379` |" in reference.settings_page()
-    assert "| number, from 0 to 300 | `10.0` |" in reference.settings_page()
+    assert "| number, from 0 to 30 | `10.0` |" in reference.settings_page()
 
 
 def test_every_role_and_variable_is_documented() -> None:

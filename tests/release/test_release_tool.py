@@ -1,5 +1,6 @@
 """The tool that installs and activates releases on the machine, without a machine."""
 
+import errno
 import hashlib
 import importlib.util
 import io
@@ -210,7 +211,8 @@ def test_what_is_no_artifact_is_refused(machine: FakeMachine, tmp_path: Path) ->
     text = tmp_path / "notes.txt"
     text.write_text("hello")
     assert "notes.txt is not a whole artifact" in refused(machine, text)
-    assert "none.tar.gz is not a whole artifact" in refused(machine, tmp_path / "none.tar.gz")
+    none = tmp_path / "none.tar.gz"
+    assert refused(machine, none) == f"cannot unpack {none}: No such file or directory"
 
 
 def test_a_missing_and_an_extra_file_are_refused(machine: FakeMachine, tmp_path: Path) -> None:
@@ -291,6 +293,109 @@ def test_a_failed_installation_leaves_nothing(
     assert release.install(machine, artifact)["changed"] is True
 
 
+@pytest.mark.parametrize("command", ["look", "unpack"])
+def test_a_full_disk_is_not_called_a_damaged_artifact(
+    tmp_path: Path, command: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    artifact = pack(tmp_path / "a.tar.gz", contents())
+
+    def full(*_: object, **__: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(tarfile.TarFile, "extract", full)
+    monkeypatch.setattr(tarfile.TarFile, "extractfile", full)
+    with pytest.raises(release.ReleaseError, match=r"^cannot .*: No space left on device$"):
+        release.look(artifact) if command == "look" else release._unpack(artifact, tmp_path)
+
+
+def test_a_machine_that_was_not_provisioned_is_named_so(tmp_path: Path) -> None:
+    machine = release.Machine(tmp_path)
+    for work in (
+        lambda: release.install(machine, pack(tmp_path / "a.tar.gz", contents())),
+        lambda: release.activate(machine, VERSION),
+    ):
+        with pytest.raises(release.ReleaseError, match=r"run playbooks/provision\.yml first"):
+            work()
+
+
+def test_what_a_killed_installation_left_is_swept_away(
+    machine: FakeMachine, tmp_path: Path
+) -> None:
+    (machine.releases / ".incoming-old/release").mkdir(parents=True)
+    release.install(machine, pack(tmp_path / "a.tar.gz", contents()))
+    assert machine.left() == [VERSION]
+
+
+def test_two_runs_cannot_meet(machine: FakeMachine, tmp_path: Path) -> None:
+    artifact = pack(tmp_path / "a.tar.gz", contents())
+    with release._alone(machine):
+        assert "another deployment is under way" in refused(machine, artifact)
+        with pytest.raises(release.ReleaseError, match="another deployment is under way"):
+            release.activate(machine, VERSION)
+    assert release.install(machine, artifact)["changed"] is True
+
+
+def test_a_terminated_installation_leaves_nothing(tmp_path: Path) -> None:
+    (tmp_path / "releases").mkdir()
+    program = (
+        "import importlib.util, os, pathlib, sys\n"
+        f"spec = importlib.util.spec_from_file_location('tool', {str(PROGRAM)!r})\n"
+        "tool = importlib.util.module_from_spec(spec); spec.loader.exec_module(tool)\n"
+        f"machine = tool.Machine(pathlib.Path({str(tmp_path)!r}))\n"
+        "tool.Machine = lambda python: machine\n"
+        "tool._unpack = lambda *_: os.kill(os.getpid(), 15)\n"
+        "sys.argv = ['release', 'install', 'a.tar.gz']\n"
+        "tool.main()\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, check=False
+    )
+    assert (done.returncode, done.stderr) == (1, "release: ended before it was done\n")
+    assert not list((tmp_path / "releases").iterdir())
+
+
+# -- look ------------------------------------------------------------------------------------
+
+
+def test_an_artifact_is_checked_where_it_lies(tmp_path: Path) -> None:
+    files = contents()
+    assert release.look(pack(tmp_path / "a.tar.gz", files)) == {
+        "changed": False,
+        "version": VERSION,
+        "checksums": hashlib.sha256(files["checksums.sha256"]).hexdigest(),
+    }
+
+
+@pytest.mark.parametrize(
+    ("manifest", "says"),
+    [
+        (b"not JSON", "no readable manifest"),
+        (b"[]", "no readable manifest"),
+        (b'{"version": "../../etc"}', "'../../etc' is not a release version"),
+    ],
+)
+def test_a_wrong_manifest_is_refused_where_it_lies(
+    tmp_path: Path, manifest: bytes, says: str
+) -> None:
+    artifact = pack(tmp_path / "a.tar.gz", contents(**{"manifest.json": manifest}))
+    with pytest.raises(release.ReleaseError, match=says):
+        release.look(artifact)
+
+
+def test_a_changed_or_damaged_file_is_refused_where_it_lies(tmp_path: Path) -> None:
+    changed = pack(tmp_path / "a.tar.gz", contents() | {"api": b"#!/bin/sH\n"})
+    with pytest.raises(release.ReleaseError, match="api in the artifact does not match"):
+        release.look(changed)
+    whole = pack(tmp_path / "b.tar.gz", contents(big=os.urandom(20_000)))
+    for share in (0.2, 0.5, 0.8, 0.99):
+        packed = bytearray(whole.read_bytes())
+        packed[int(len(packed) * share)] ^= 0xFF
+        damaged = tmp_path / "damaged.tar.gz"
+        damaged.write_bytes(packed)
+        with pytest.raises(release.ReleaseError, match=r"damaged\.tar\.gz is not a whole artifact"):
+            release.look(damaged)
+
+
 # -- activate --------------------------------------------------------------------------------
 
 
@@ -300,6 +405,8 @@ class Site:
     def __init__(self, machine: FakeMachine) -> None:
         self._machine = machine
         self.broken: set[str] = set()
+        #: What a service runs while it is not what is live: it was not restarted.
+        self.running: dict[int, str] = {}
         self.asked: list[tuple[int, str]] = []
         self.now = 0.0
 
@@ -309,7 +416,7 @@ class Site:
         if version is None:
             raise ConnectionRefusedError("nobody listens")
         if path == "/version":
-            return 200, {"version": version}
+            return 200, {"version": self.running.get(port, version)}
         return (503, {"status": "unavailable"}) if version in self.broken else (200, {})
 
     def sleep(self, seconds: float) -> None:
@@ -357,6 +464,89 @@ def test_activating_the_live_release_restarts_nothing(machine: FakeMachine, tmp_
     machine.commands.clear()
     assert release.activate(machine, VERSION) == {"changed": False, "version": VERSION}
     assert machine.commands == [units("start", "socket"), units("start", "service")]
+
+
+def test_an_interrupted_activation_is_finished_by_the_next(
+    machine: FakeMachine, tmp_path: Path, site: Site
+) -> None:
+    """It ended between the switch and the restart of one service."""
+    installed(machine, tmp_path, VERSION, NEWER)
+    release.activate(machine, NEWER)
+    machine.commands.clear()
+    site.running = {8081: VERSION}
+    run = machine.run
+
+    def restarts(*command: str) -> str:
+        if command == ("systemctl", "restart", "tap-trading-ws.service"):
+            site.running = {}
+        return run(*command)
+
+    machine.run = restarts  # type: ignore[method-assign]
+    assert release.activate(machine, NEWER) == {"changed": True, "version": NEWER}
+    assert machine.commands[-1] == "systemctl restart tap-trading-ws.service"
+    assert release.activate(machine, NEWER) == {"changed": False, "version": NEWER}
+
+
+@pytest.mark.usefixtures("site")
+def test_an_error_of_the_system_makes_room_too(machine: FakeMachine, tmp_path: Path) -> None:
+    installed(machine, tmp_path, VERSION, NEWER)
+    release.activate(machine, VERSION)
+    run = machine.run
+
+    def fails_with_the_new_one(*command: str) -> str:
+        if command[1] == "restart" and machine.live_version() == NEWER:
+            raise OSError(errno.EMFILE, "Too many open files")
+        return run(*command)
+
+    machine.run = fails_with_the_new_one  # type: ignore[method-assign]
+    with pytest.raises(release.ReleaseError, match=r"Too many open files; .* is live again"):
+        release.activate(machine, NEWER)
+    assert machine.live_version() == VERSION
+
+
+def test_a_missing_user_is_one_sentence(
+    machine: FakeMachine, tmp_path: Path, site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    installed(machine, tmp_path, VERSION)
+
+    def getpwnam(name: str) -> None:
+        raise KeyError(name)
+
+    monkeypatch.setattr(release, "pwd", SimpleNamespace(getpwnam=getpwnam))
+    with pytest.raises(release.ReleaseError, match="there is no user app"):
+        release.activate(machine, VERSION)
+    assert machine.live_version() is None
+    assert not site.asked
+
+
+@pytest.mark.usefixtures("site")
+@pytest.mark.parametrize(
+    ("line", "says"),
+    [
+        (
+            'LISTEN 0 5 0.0.0.0:8081 0.0.0.0:* users:(("python3",pid=4711,fd=3))\n',
+            r"127\.0\.0\.1:8081 is in use by python3 \(process 4711\)",
+        ),
+        ("LISTEN 0 5 0.0.0.0:8081 0.0.0.0:*\n", "8081 is in use by another program"),
+        ('LISTEN 0 5 [::]:8081 [::]:* users:(("api",pid=9,fd=3),("systemd",pid=1,fd=8))', "Job"),
+    ],
+)
+def test_a_busy_port_is_named_with_who_has_it(
+    machine: FakeMachine, tmp_path: Path, line: str, says: str
+) -> None:
+    installed(machine, tmp_path, VERSION)
+    run = machine.run
+
+    def busy(*command: str) -> str:
+        if command[0] == "ss":
+            return line if command[-1] == "sport = :8081" else ""
+        if command[:3] == ("systemctl", "start", "tap-trading-api.socket"):
+            raise release.ReleaseError("systemctl: Job for tap-trading-ws.socket failed.")
+        return run(*command)
+
+    machine.run = busy  # type: ignore[method-assign]
+    with pytest.raises(release.ReleaseError, match=says):
+        release.activate(machine, VERSION)
 
 
 def test_a_release_that_does_not_work_makes_room_for_the_one_before(
@@ -477,6 +667,7 @@ def test_the_smoke_test_names_who_fails_and_what_it_saw(answers: Callable[..., i
         ("ws", answers(NEWER), rf"ws is {NEWER}".replace("+", r"\+")),
         ("api", answers(VERSION, 503), "api is .* and says"),
         ("price", answers("", body=b"<html>"), r"price does not answer \(Expecting value"),
+        ("price", answers("", body=b"[]"), r"price does not answer \(\[\] is not an object"),
         ("price", 1, r"price does not answer \(.*refused"),
     ]:
         with pytest.raises(release.ReleaseError, match=seen):

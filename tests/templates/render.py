@@ -59,7 +59,8 @@ def accepts(role: str, task: str, **overrides: Any) -> bool:
             conditions = found["ansible.builtin.assert"]["that"]
             if isinstance(conditions, str):
                 conditions = [conditions]
-            return all(evaluate(role, condition, **overrides) for condition in conditions)
+            named = found.get("vars", {}) | overrides
+            return all(evaluate(role, condition, **named) for condition in conditions)
     raise LookupError(f"roles/{role}/tasks/preflight.yml has no task {task!r}")
 
 

@@ -11,8 +11,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
-from templates.render import ROLES, evaluate, render
+from tap_trading.base import config
+from templates.render import ROLES, accepts, evaluate, render
 
 UNITS: dict[str, dict[str, Any]] = {
     unit["name"]: unit for unit in evaluate("services", "_services_units")
@@ -167,6 +169,138 @@ def test_systemd_finds_nothing_wrong_with_them(tmp_path: Path) -> None:
     )
     about_ours = [line for line in done.stderr.splitlines() if "tap-trading" in line]
     assert not about_ours
+
+
+# -- what is refused before anything is changed ------------------------------------------------
+
+
+def both_accept(variable: str, value: Any) -> tuple[bool, bool]:
+    """Whether the preflight takes the value, and whether the services would."""
+    ours = accepts(
+        "services",
+        "Refuse settings that the services would refuse",
+        _services_replay={"skipped": True},
+        **{variable: value},
+    )
+    text = render("services", "app.env.j2", ansible_managed=MANAGED, **{variable: value})
+    lines = [line for line in text.splitlines() if "=" in line]
+    given = {name: value.strip("'") for name, value in (line.split("=", 1) for line in lines)}
+    try:
+        config.load(given)
+    except config.ConfigError:
+        return ours, False
+    return ours, True
+
+
+def limits() -> list[tuple[str, Any, bool]]:
+    """The bounds of every number, from the services' own settings, and values beyond them."""
+    found: list[tuple[str, Any, bool]] = []
+    for name, field in config.Settings.model_fields.items():
+        if name in ("stakes", "allowed_origins") or field.annotation not in (int, float):
+            continue
+        step = 1 if field.annotation is int else 0.5
+        for limit in field.metadata:
+            if hasattr(limit, "ge"):
+                found += [(name, limit.ge, True), (name, limit.ge - step, False)]
+            if hasattr(limit, "gt"):
+                found += [(name, limit.gt, False), (name, limit.gt + step, True)]
+            if hasattr(limit, "le"):
+                found += [(name, limit.le, True), (name, limit.le + step, False)]
+    return found
+
+
+def test_every_number_has_limits() -> None:
+    assert {name for name, *_ in limits()} == {
+        "redis_wait_s",
+        "ws_max_clients",
+        "grid_width_s",
+        "grid_columns",
+        "grid_rows",
+        "mock_seed",
+        "mock_start",
+        "replay_speed",
+    }
+
+
+@pytest.mark.parametrize(("name", "value", "good"), limits())
+def test_a_number_is_refused_where_the_services_refuse_it(
+    name: str, value: float, good: bool
+) -> None:
+    assert both_accept(f"services_{name}", value) == (good, good)
+    # As a value from the command line, a text.
+    assert both_accept(f"services_{name}", str(value)) == (good, good)
+
+
+@pytest.mark.parametrize(
+    ("variable", "value", "good"),
+    [
+        ("stakes", [], False),
+        ("stakes", [0], False),
+        ("stakes", [100, -5], False),
+        ("stakes", [1, 100_000_000], True),
+        ("stakes", [100_000_001], False),
+        ("allowed_origins", [], True),
+        ("allowed_origins", ["https://a.example", "http://[::1]:8080"], True),
+        ("allowed_origins", ["a.example"], False),
+        ("allowed_origins", ["https://a.example", "https://b.example/path"], False),
+        ("allowed_origins", ["ftp://a.example"], False),
+        ("price_source", "replay", False),
+        ("replay_speed", "inf", False),
+        ("replay_speed", "nan", False),
+    ],
+)
+def test_what_else_the_services_refuse(variable: str, value: Any, good: bool) -> None:
+    assert both_accept(f"services_{variable}", value) == (good, good)
+
+
+def test_the_refusal_names_variable_and_range() -> None:
+    task = yaml.safe_load((ROLES / "services/tasks/preflight.yml").read_text())[-1]
+    said = evaluate(
+        "services",
+        "_says",
+        _says=task["ansible.builtin.assert"]["fail_msg"],
+        _services_replay={"skipped": True},
+        **task["vars"],
+        services_grid_rows=1,
+        services_stakes=[],
+    )
+    assert said == (
+        "services_stakes is [], but must be at least one amount, each from 1 to 100000000; "
+        "services_grid_rows is 1, but must be from 2 to 200: nothing was changed."
+    )
+
+
+@pytest.mark.parametrize(
+    ("version", "good"), [("3.11.2", True), ("3.10.12", False), ("3.13.5", False), ("3.1.1", False)]
+)
+def test_only_the_python_that_releases_are_built_for_is_taken(version: str, good: bool) -> None:
+    task = yaml.safe_load((ROLES / "python/tasks/install.yml").read_text())[-1]
+    condition = task["ansible.builtin.assert"]["that"]
+    assert evaluate("python", condition, _python_version={"stdout": version}) is good
+
+
+def test_only_the_processor_that_releases_are_built_for_is_taken() -> None:
+    assert evaluate("preflight", "_preflight_architectures") == ["x86_64"]
+
+
+def test_a_release_is_installed_with_the_python_that_was_provisioned() -> None:
+    assert evaluate("release", "release_python") == "/usr/bin/python3"
+    other = "/usr/bin/python3.11"
+    assert evaluate("release", "release_python", python_interpreter=other) == other
+
+
+def test_relative_names_count_from_where_the_op_stands(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PWD", "/home/op/site")
+    monkeypatch.setenv("HOME", "/home/op")
+    task = yaml.safe_load((ROLES / "services/tasks/preflight.yml").read_text())[0]
+    path = task["ansible.builtin.stat"]["path"]
+    for name, found in [
+        ("dist/a b.tar.gz", "/home/op/site/dist/a b.tar.gz"),
+        ("~/x.csv", "/home/op/x.csv"),
+        ("/srv/x", "/srv/x"),
+    ]:
+        assert evaluate("release", "_release_file", release_artifact=name) == found
+        assert evaluate("services", "_path", _path=path, services_replay_file=name) == found
 
 
 # -- restart-backoff -------------------------------------------------------------------------

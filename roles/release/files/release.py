@@ -1,17 +1,21 @@
 #!/usr/bin/python3
 """Installs and activates releases on this machine. Run as root; Ansible drives it.
 
+    release look ARTIFACT       check it where it lies, without unpacking it
     release install ARTIFACT    verify, unpack and install it beside the live release
     release activate VERSION    migrate, make it current, restart, smoke-test; on failure
                                 put the previous release back
     release current             print the live version
 
-Each command may be repeated: what is done already is left alone. The last line printed
-is JSON: {"changed": true|false, "version": …}. Exit code 1 with one sentence on failure.
+`look` needs no rights: the controller asks before it uploads. Each command may be
+repeated: what is done already is left alone. The last line printed is JSON:
+{"changed": true|false, "version": …}. Exit code 1 with one sentence on failure.
 """
 
 import argparse
 import contextlib
+import fcntl
+import gzip
 import hashlib
 import http.client
 import json
@@ -19,12 +23,14 @@ import os
 import pwd
 import re
 import shutil
+import signal
 import subprocess
 import sys
 import tarfile
 import tempfile
 import time
 import zlib
+from collections.abc import Iterator
 from pathlib import Path
 
 VERSION = re.compile(r"v[0-9]+\.[0-9]+\.[0-9]+-[0-9]+\+[0-9a-f]{7,40}(\.dirty\.[0-9a-f]{8})?")
@@ -33,6 +39,11 @@ SERVICES = ("api", "ws", "price")
 #: Where each service answers /healthz and /version.
 PORTS = {"api": 8080, "ws": 8081, "price": 8090}
 SMOKE_TEST_S = 30.0
+
+#: What an artifact says about itself.
+PAPERS = ("manifest.json", "checksums.sha256")
+#: What reading a damaged archive may raise.
+DAMAGE = (tarfile.TarError, EOFError, zlib.error, gzip.BadGzipFile)
 
 
 class ReleaseError(Exception):
@@ -66,52 +77,115 @@ class Machine:
         return done.stdout
 
 
-def _unpack(artifact: Path, target: Path) -> None:
+@contextlib.contextmanager
+def _alone(machine: Machine) -> Iterator[None]:
+    """While it lasts, no other run installs or activates anything."""
+    try:
+        folder = os.open(machine.releases, os.O_RDONLY | os.O_DIRECTORY)
+    except FileNotFoundError as error:
+        raise ReleaseError(
+            f"there is no {machine.releases}: run playbooks/provision.yml first"
+        ) from error
+    try:
+        try:
+            fcntl.flock(folder, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise ReleaseError("another deployment is under way on this machine") from error
+        yield
+    finally:
+        os.close(folder)
+
+
+@contextlib.contextmanager
+def _opened(artifact: Path, intention: str) -> Iterator[tarfile.TarFile]:
+    """The archive to read; what goes wrong meanwhile is one sentence."""
     try:
         with tarfile.open(artifact, "r:gz") as archive:
-            for member in archive:
-                parts = Path(member.name).parts
-                if member.name.startswith("/") or ".." in parts:
-                    raise ReleaseError(f"{artifact.name}: unsafe path {member.name!r}")
-                if not (member.isfile() or member.isdir()):
-                    raise ReleaseError(f"{artifact.name}: {member.name!r} is not a plain file")
-                archive.extract(member, target, set_attrs=False)
-                (target / member.name).chmod(0o755 if member.mode & 0o111 else 0o644)
-    except (tarfile.TarError, EOFError, OSError, zlib.error) as error:
-        raise ReleaseError(f"{artifact.name} is not a whole artifact ({error})") from error
+            yield archive
+    except DAMAGE as error:
+        raise ReleaseError(f"{artifact} is not a whole artifact ({error})") from error
+    except OSError as error:
+        raise ReleaseError(f"cannot {intention} {artifact}: {error.strerror or error}") from error
 
 
-def _verify(stage: Path) -> dict[str, object]:
-    """Every file is listed with its checksum, and every listed file is there and right."""
+def _unpack(artifact: Path, target: Path) -> None:
+    with _opened(artifact, "unpack") as archive:
+        for member in archive:
+            parts = Path(member.name).parts
+            if member.name.startswith("/") or ".." in parts:
+                raise ReleaseError(f"{artifact.name}: unsafe path {member.name!r}")
+            if not (member.isfile() or member.isdir()):
+                raise ReleaseError(f"{artifact.name}: {member.name!r} is not a plain file")
+            archive.extract(member, target, set_attrs=False)
+            (target / member.name).chmod(0o755 if member.mode & 0o111 else 0o644)
+
+
+def _verify(papers: dict[str, bytes], found: dict[str, str]) -> str:
+    """Every file is listed with its checksum, and every listed file is there and right.
+
+    `papers` holds the PAPERS that are there, `found` the SHA-256 of every file. Answers the version.
+    """
     try:
-        lines = (stage / "checksums.sha256").read_text().splitlines()
-        manifest = json.loads((stage / "manifest.json").read_text())
-        version = manifest["version"]
-    except (OSError, ValueError, KeyError, TypeError) as error:
+        lines = papers["checksums.sha256"].decode().splitlines()
+        version = json.loads(papers["manifest.json"])["version"]
+    except (ValueError, KeyError, TypeError) as error:
         raise ReleaseError(
             f"the artifact has no readable manifest or checksums ({error})"
         ) from error
     listed = dict(reversed(line.split("  ", 1)) for line in lines if "  " in line)
-    found = {str(p.relative_to(stage)) for p in stage.rglob("*") if p.is_file()}
-    if missing := sorted(set(listed) - found):
+    if missing := sorted(set(listed) - set(found)):
         raise ReleaseError(f"the artifact lacks {missing[0]}")
-    if extra := sorted(found - set(listed) - {"checksums.sha256"}):
+    if extra := sorted(set(found) - set(listed) - {"checksums.sha256"}):
         raise ReleaseError(f"the artifact holds {extra[0]}, which its checksums do not list")
     for name, wanted in listed.items():
-        if hashlib.sha256((stage / name).read_bytes()).hexdigest() != wanted:
+        if found[name] != wanted:
             raise ReleaseError(f"{name} in the artifact does not match its checksum")
     if not (isinstance(version, str) and VERSION.fullmatch(version)):
         raise ReleaseError(f"{version!r} is not a release version")
-    return manifest
+    return version
+
+
+def _sha256(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest()
+
+
+def look(artifact: Path) -> dict[str, object]:
+    """Check an artifact where it lies; its version, and the sum that tells builds of it apart."""
+    papers: dict[str, bytes] = {}
+    found: dict[str, str] = {}
+    with _opened(artifact, "read") as archive:
+        for member in archive:
+            if (file := archive.extractfile(member)) is None:
+                continue
+            content = file.read()
+            found[member.name] = _sha256(content)
+            if member.name in PAPERS:
+                papers[member.name] = content
+        # The sum of the whole stands at its very end.
+        while archive.fileobj and archive.fileobj.read(1 << 20):
+            pass
+    version = _verify(papers, found)
+    return {"changed": False, "version": version, "checksums": found["checksums.sha256"]}
+
+
+def _stage(machine: Machine) -> tempfile.TemporaryDirectory[str]:
+    """A new scratch folder; those that killed runs left behind are removed."""
+    for left in machine.releases.glob(".incoming-*"):
+        shutil.rmtree(left, ignore_errors=True)
+    return tempfile.TemporaryDirectory(dir=machine.releases, prefix=".incoming-")
 
 
 def install(machine: Machine, artifact: Path) -> dict[str, object]:
     """Install an artifact into its own folder. Nothing is left behind when it fails."""
-    with tempfile.TemporaryDirectory(dir=machine.releases, prefix=".incoming-") as scratch:
+    with _alone(machine), _stage(machine) as scratch:
         stage = Path(scratch, "release")
         stage.mkdir(mode=0o755)
         _unpack(artifact, stage)
-        version = str(_verify(stage)["version"])
+        files = {str(path.relative_to(stage)): path for path in stage.rglob("*") if path.is_file()}
+        version = _verify(
+            {name: files[name].read_bytes() for name in PAPERS if name in files},
+            {name: _sha256(path.read_bytes()) for name, path in files.items()},
+        )
         target = machine.releases / version
         ours = (stage / "checksums.sha256").read_bytes()
         if target.is_dir():
@@ -145,7 +219,10 @@ def _ask(port: int, path: str) -> tuple[int, dict[str, object]]:
     try:
         connection.request("GET", path)
         answer = connection.getresponse()
-        return answer.status, json.loads(answer.read())
+        said = json.loads(answer.read())
+        if not isinstance(said, dict):
+            raise http.client.HTTPException(f"{said!r} is not an object")
+        return answer.status, said
     finally:
         connection.close()
 
@@ -170,7 +247,10 @@ def _smoke_test(version: str, ports: dict[str, int], wait_s: float = SMOKE_TEST_
 
 def _migrate(machine: Machine, version: str) -> None:
     """Bring the schema up to date as the app user, with the new release's own migrations."""
-    app = pwd.getpwnam("app")
+    try:
+        app = pwd.getpwnam("app")
+    except KeyError as error:
+        raise ReleaseError("there is no user app: run playbooks/provision.yml first") from error
     machine.run(
         "setpriv", f"--reuid={app.pw_uid}", f"--regid={app.pw_gid}", "--init-groups",
         "env", "-i", "DB_PATH=/data/bets.db",
@@ -178,13 +258,46 @@ def _migrate(machine: Machine, version: str) -> None:
     )  # fmt: skip
 
 
-def _systemctl(machine: Machine, verb: str, kind: str) -> None:
-    machine.run("systemctl", verb, *(f"tap-trading-{service}.{kind}" for service in SERVICES))
+def _systemctl(
+    machine: Machine, verb: str, kind: str, services: tuple[str, ...] = SERVICES
+) -> None:
+    machine.run("systemctl", verb, *(f"tap-trading-{service}.{kind}" for service in services))
+
+
+def _start_sockets(machine: Machine) -> None:
+    """Take the ports. Raises ReleaseError, which names who has one of them."""
+    try:
+        _systemctl(machine, "start", "socket")
+    except ReleaseError:
+        for port in PORTS.values():
+            if owner := _stranger_on(machine, port):
+                raise ReleaseError(f"127.0.0.1:{port} is in use by {owner}") from None
+        raise
+
+
+def _stranger_on(machine: Machine, port: int) -> str | None:
+    """Who listens on a port, unless it is systemd for us."""
+    with contextlib.suppress(ReleaseError):
+        line = machine.run("ss", "-ltnpH", f"sport = :{port}").strip()
+        if line and '("systemd",pid=1,' not in line:
+            owner = re.search(r'\(\("([^"]*)",pid=([0-9]+)', line)
+            return f"{owner[1]} (process {owner[2]})" if owner else "another program"
+    return None
 
 
 def _restart(machine: Machine) -> None:
-    _systemctl(machine, "start", "socket")
+    _start_sockets(machine)
     _systemctl(machine, "restart", "service")
+
+
+def _stale(version: str) -> tuple[str, ...]:
+    """The services that still run another release: a deployment was interrupted."""
+    found = []
+    for service, port in PORTS.items():
+        with contextlib.suppress(OSError, ValueError, http.client.HTTPException):
+            if _ask(port, "/version")[1].get("version") != version:
+                found.append(service)
+    return tuple(found)
 
 
 def _undo(machine: Machine, previous: str | None) -> str:
@@ -201,47 +314,62 @@ def _undo(machine: Machine, previous: str | None) -> str:
 
 def activate(machine: Machine, version: str) -> dict[str, object]:
     """Make an installed release the live one; if it does not come up, put the last one back."""
-    if not (machine.releases / version / "checksums.sha256").is_file():
-        raise ReleaseError(f"{version} is not installed")
-    previous = machine.live_version()
-    if previous == version:
-        _systemctl(machine, "start", "socket")
-        _systemctl(machine, "start", "service")
-        _smoke_test(version, PORTS)
-        return {"changed": False, "version": version}
-    _migrate(machine, version)
-    _point(machine.current, version)
-    try:
-        _restart(machine)
-        _smoke_test(version, PORTS)
-    except ReleaseError as error:
+    with _alone(machine):
+        if not (machine.releases / version / "checksums.sha256").is_file():
+            raise ReleaseError(f"{version} is not installed")
+        previous = machine.live_version()
+        if previous == version:
+            return _confirm(machine, version)
+        _migrate(machine, version)
+        _point(machine.current, version)
         try:
-            now = _undo(machine, previous)
-        except ReleaseError as worse:
-            now = f"putting {previous or 'nothing'} back failed too: {worse}"
-        raise ReleaseError(f"{version} does not work: {error}; {now}") from error
-    return {"changed": True, "version": version}
+            _restart(machine)
+            _smoke_test(version, PORTS)
+        except (ReleaseError, OSError) as error:
+            try:
+                now = _undo(machine, previous)
+            except (ReleaseError, OSError) as worse:
+                now = f"putting {previous or 'nothing'} back failed too: {worse}"
+            raise ReleaseError(f"{version} does not work: {error}; {now}") from error
+        return {"changed": True, "version": version}
+
+
+def _confirm(machine: Machine, version: str) -> dict[str, object]:
+    """`version` is the live release already: see to it that it is also what runs."""
+    _start_sockets(machine)
+    _systemctl(machine, "start", "service")
+    if stale := _stale(version):
+        _systemctl(machine, "restart", "service", stale)
+    _smoke_test(version, PORTS)
+    return {"changed": bool(stale), "version": version}
 
 
 def main() -> None:
     """Command line."""
     parser = argparse.ArgumentParser(prog="release", description="Install and activate releases.")
     commands = parser.add_subparsers(dest="command", required=True)
-    commands.add_parser("install").add_argument("artifact", type=Path)
+    for command in ("look", "install"):
+        commands.add_parser(command).add_argument("artifact", type=Path)
     commands.add_parser("activate").add_argument("version")
     commands.add_parser("current")
     parser.add_argument("--python", default="/usr/bin/python3")
     args = parser.parse_args()
     machine = Machine(python=args.python)
+    # A release is everyone's to read, whatever root's own files are.
+    os.umask(0o022)
+    # An end from outside still removes what is half done.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit("release: ended before it was done"))
     try:
         match args.command:
+            case "look":
+                print(json.dumps(look(args.artifact)))
             case "install":
                 print(json.dumps(install(machine, args.artifact)))
             case "activate":
                 print(json.dumps(activate(machine, args.version)))
             case _:
                 print(machine.live_version() or "none")
-    except ReleaseError as error:
+    except (ReleaseError, OSError) as error:
         sys.exit(f"release: {error}")
 
 
