@@ -40,7 +40,7 @@ case ${1:-} in
     python scripts/build.py
     pytest --quiet tests/release --junit-xml=reports/release.xml
     step "the whole machine: molecule test"
-    molecule test
+    molecule test --no-command-borders
     ;;
   *)
     echo "usage: test-gate.sh unit|all" >&2

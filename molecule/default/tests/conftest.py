@@ -1,0 +1,264 @@
+"""The machine under test, for tests of behaviour.
+
+`host` is testinfra's view of the machine, `machine` ours: see tests/e2e/site/machine.py.
+Mark a test with the units it is about: when it fails, their journal is printed.
+"""
+
+import asyncio
+import itertools
+import json
+import os
+import random
+import subprocess
+import sys
+import time
+import uuid
+from collections.abc import Callable, Generator, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pytest
+from aiohttp import ClientSession, TCPConnector, WSMsgType
+from testinfra.host import Host
+
+from e2e.site.machine import ROOT, Machine, add_journal
+
+HERE = Path(__file__).parent
+PROBES = HERE / "probes"
+INVENTORIES = {"tap-molecule": "molecule/default/inventory", "tap-vm": "inventory/local"}
+MEASURED = pytest.StashKey[list[str]]()
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    config.addinivalue_line("markers", "units(*names): print their journal when the test fails")
+    config.stash[MEASURED] = []
+    # One login serves all commands of testinfra too.
+    name = (config.getoption("hosts") or "").removeprefix("ssh://")
+    if name in INVENTORIES and not config.getoption("ssh_extra_args"):
+        config.option.ssh_extra_args = " ".join(Machine(name).shared_connection)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(
+    item: pytest.Item, call: pytest.CallInfo[None]
+) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    report = yield
+    add_journal(report, item, call.duration)
+    return report
+
+
+def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> None:
+    if config.stash[MEASURED]:
+        terminalreporter.section("measured")
+        for line in config.stash[MEASURED]:
+            terminalreporter.write_line(line)
+
+
+@pytest.fixture(scope="session")
+def machine(request: pytest.FixtureRequest) -> Machine:
+    """The machine of scripts/vm.sh that --hosts names; never the host the tests run on."""
+    spec = request.config.getoption("hosts") or ""
+    name = spec.removeprefix("ssh://")
+    if name == spec or name not in INVENTORIES:
+        pytest.exit(
+            "these tests break and mend a machine: name it with --hosts=ssh://tap-molecule"
+            " --ssh-config=.vm/tap-molecule/ssh_config --sudo",
+            returncode=2,
+        )
+    return Machine(name)
+
+
+@pytest.fixture(autouse=True)
+def _only_on_the_machine(machine: Machine) -> None:
+    """Even a test that asks only testinfra must never look at the host it runs on."""
+
+
+@pytest.fixture
+def measured(request: pytest.FixtureRequest) -> Callable[[str], None]:
+    """Write a figure into the summary at the end."""
+    return request.config.stash[MEASURED].append
+
+
+@pytest.fixture
+def probe(machine: Machine) -> Callable[..., Any]:
+    """Run a script of probes/ on the machine with its own Python, as root; its JSON answer."""
+
+    def run(name: str, *arguments: object, timeout: float = 120) -> Any:
+        words = " ".join(str(argument) for argument in arguments)
+        source = (PROBES / f"{name}.py").read_text()
+        return json.loads(machine.run(f"python3 - {words}", timeout=timeout, stdin=source))
+
+    return run
+
+
+@pytest.fixture
+def inventory(machine: Machine) -> str:
+    """Where Ansible finds the machine."""
+    return INVENTORIES[machine.name]
+
+
+@pytest.fixture
+def playbook(inventory: str) -> Callable[..., subprocess.CompletedProcess[str]]:
+    """Run a playbook against the machine, as an op would."""
+
+    def run(name: str, *arguments: str) -> subprocess.CompletedProcess[str]:
+        program = Path(sys.executable).with_name("ansible-playbook")
+        # Molecule asks for colours and its own configuration; an op's shell does not.
+        plain = {k: v for k, v in os.environ.items() if not k.startswith(("ANSIBLE_", "MOLECULE_"))}
+        return subprocess.run(
+            [program, "-i", inventory, f"playbooks/{name}", *arguments],
+            cwd=ROOT,
+            env=plain,
+            capture_output=True,
+            text=True,
+            timeout=300,
+            check=False,
+        )
+
+    return run
+
+
+@dataclass
+class Answer:
+    """What came back over HTTP."""
+
+    status: int
+    headers: dict[str, str]
+    text: str
+
+    @property
+    def json(self) -> Any:
+        return json.loads(self.text)
+
+
+@dataclass
+class Site:
+    """The site as asked from inside the machine."""
+
+    machine: Machine
+    #: Nginx counts requests per address: each comes from another one.
+    _sources: Iterator[str] = field(
+        default_factory=lambda: (
+            f"127.{time.time_ns() // 1_000_000_000 % 250 + 1}.{n // 250 % 250}.{n % 250 + 1}"
+            for n in itertools.count()
+        )
+    )
+
+    def get(self, url: str, *options: str) -> Answer:
+        """GET with curl."""
+        words = " ".join(options)
+        raw = self.machine.run(
+            "curl --silent --show-error --insecure --include --max-time 10"
+            f" --interface {next(self._sources)} {words} '{url}'"
+        )
+        head, _, body = raw.replace("\r\n", "\n").partition("\n\n")
+        first, *lines = head.splitlines()
+        headers = dict(line.split(": ", 1) for line in lines)
+        return Answer(
+            int(first.split()[1]), {name.lower(): text for name, text in headers.items()}, body
+        )
+
+    def bet(
+        self, cell_id: str, key: str, amount: int = 500, base: str = "http://127.0.0.1"
+    ) -> Answer:
+        """Place a bet."""
+        body = json.dumps({"cell_id": cell_id, "amount": amount})
+        return self.get(
+            f"{base}/api/bets",
+            *("--header", "'Content-Type: application/json'"),
+            *("--header", f"'Idempotency-Key: {key}'", "--data-binary", f"'{body}'"),
+        )
+
+    def wait_until_healthy(self, seconds: float = 30) -> None:
+        """Wait for the API to say through Nginx that it is well."""
+        end = time.monotonic() + seconds
+        while True:
+            done = self.machine.attempt(
+                f"curl --fail --silent --max-time 5 --interface {next(self._sources)}"
+                " http://127.0.0.1/api/healthz"
+            )
+            if done.returncode == 0:
+                return
+            assert time.monotonic() < end, f"not healthy after {seconds:g} s: {done.stdout}"
+            time.sleep(0.2)
+
+
+@pytest.fixture(scope="session")
+def site(machine: Machine) -> Site:
+    """The site as asked from inside the machine."""
+    return Site(machine)
+
+
+@dataclass
+class Stream:
+    """The stream as a browser on this host sees it, through Nginx."""
+
+    machine: Machine
+
+    async def messages(self, *types: str, base: str = "", seconds: float = 5) -> list[Any]:
+        """Connect and wait for the first message of each type, in the order they come."""
+        url = f"{base or self.machine.http}/ws"
+        wanted, found = set(types), []
+        async with (
+            ClientSession(connector=TCPConnector(ssl=False)) as session,
+            session.ws_connect(url) as socket,
+        ):
+            while wanted:
+                message = await socket.receive(timeout=seconds)
+                assert message.type is WSMsgType.TEXT, message
+                content = json.loads(message.data)
+                if content["type"] in wanted:
+                    wanted.remove(content["type"])
+                    found.append(content)
+        return found
+
+    async def open_cells(self, seconds: float = 15) -> list[str]:
+        """Cells near the price that take bets for at least this long."""
+        [hello] = await self.messages("hello")
+        cells = [cell["cell_id"] for cell in hello["grid"]["cells"]]
+        price = hello["price"]["price"]
+        # A column closes when the one before it begins to be the next: two widths early.
+        until = time.time() + seconds
+
+        def stays_open(cell_id: str) -> bool:
+            start, width, low, high = map(int, cell_id.split(":")[1:])
+            return start - 2 * width > until and abs((low + high) / 2 - price) < 4 * (high - low)
+
+        return [cell_id for cell_id in cells if stays_open(cell_id)]
+
+
+@pytest.fixture(scope="session")
+def stream(machine: Machine) -> Stream:
+    """The stream as a browser on this host sees it."""
+    return Stream(machine)
+
+
+@pytest.fixture
+def place_bet(site: Site, stream: Stream) -> Callable[..., Answer]:
+    """Place a bet on a cell that is open and free."""
+    taken: set[str] = set()
+
+    def place(key: str = "", amount: int = 500) -> Answer:
+        for _ in range(3):
+            cells = [cell for cell in asyncio.run(stream.open_cells()) if cell not in taken]
+            cell = random.choice(cells)
+            taken.add(cell)
+            answer = site.bet(cell, key or str(uuid.uuid4()), amount)
+            if answer.status != 409:
+                break
+        return answer
+
+    return place
+
+
+@pytest.fixture
+def systemd(host: Host) -> Callable[..., dict[str, str]]:
+    """Properties of a unit."""
+
+    def show(unit: str, *names: str) -> dict[str, str]:
+        asked = " ".join(f"--property={name}" for name in names)
+        lines = host.check_output(f"systemctl show {asked} '{unit}'").splitlines()
+        return dict(line.split("=", 1) for line in lines)
+
+    return show

@@ -1,0 +1,80 @@
+"""SQLite: how the file is set up, its schema, and its backups."""
+
+import secrets
+from typing import Any
+
+import pytest
+from testinfra.host import Host
+
+from e2e.site.machine import Machine
+
+pytestmark = pytest.mark.units("tap-trading-api", "tap-trading-backup")
+DATABASE = "/data/bets.db"
+
+
+def read(host: Host, statement: str, database: str = DATABASE) -> str:
+    """Ask the distribution's SQLite, which must never write to a live database."""
+    return host.check_output("sqlite3 -readonly %s %s", database, statement)
+
+
+def test_the_file_is_set_up_as_the_plan_says(host: Host) -> None:
+    assert read(host, "PRAGMA journal_mode") == "wal"
+    assert read(host, "PRAGMA auto_vacuum") == "2"  # incremental
+    assert read(host, "PRAGMA quick_check") == "ok"
+
+
+def test_the_schema_is_the_live_releases(host: Host) -> None:
+    tables = set(read(host, "SELECT name FROM sqlite_master WHERE type = 'table'").split())
+    assert {"users", "bets", "transaction_ledger", "idempotency_keys"} <= tables
+    partial = read(host, "SELECT sql FROM sqlite_master WHERE name = 'idx_bets_pending'")
+    assert "WHERE status = 'pending'" in partial
+    assert host.file("/opt/app/schema/001_initial.sql").contains("CREATE TABLE users")
+    assert host.check_output("tap migrate") == "the schema is up to date"
+
+
+def test_a_backup_is_a_whole_database_with_the_latest_bet(
+    host: Host, machine: Machine, place_bet: Any
+) -> None:
+    bet_id = place_bet().json["bet_id"]
+    machine.run("/opt/app/scripts/backup-hourly.sh", timeout=120)
+    newest = host.check_output("ls -t /data/backups/*.db.zst | head -n 1")
+    copy = f"/tmp/tap-test-{secrets.token_hex(4)}.db"
+    try:
+        machine.run(f"zstd --quiet --decompress {newest} -o {copy}")
+        assert read(host, "PRAGMA integrity_check", copy) == "ok"
+        assert read(host, f"SELECT status FROM bets WHERE id = '{bet_id}'", copy) == "pending"
+    finally:
+        machine.run(f"rm -f {copy}")
+    assert host.file(newest).user == "app"
+    assert host.file(newest).mode == 0o600
+
+
+def test_backups_are_made_every_hour(host: Host) -> None:
+    timer = host.check_output(
+        "systemctl show tap-trading-backup.timer --property=ActiveState,TimersCalendar"
+    )
+    assert "ActiveState=active" in timer
+    assert "OnCalendar=*-*-* *:00:00" in timer
+
+
+def test_a_backup_that_cannot_be_made_says_so(machine: Machine) -> None:
+    machine.run("mv /data/backups /data/backups.away")
+    try:
+        failed = machine.attempt("/opt/app/scripts/backup-hourly.sh")
+        assert failed.returncode == 1
+        assert failed.stderr.startswith("backup-hourly: /data/backups is missing")
+    finally:
+        machine.run("mv /data/backups.away /data/backups")
+
+
+def test_the_ops_tool_answers_root(host: Host) -> None:
+    health = host.check_output("tap health").splitlines()
+    assert [line.split()[:2] for line in health] == [
+        ["api", "ok"],
+        ["ws", "ok"],
+        ["price", "ok"],
+    ]
+    assert "DB_PATH=/data/bets.db" in host.check_output("tap settings").splitlines()
+    refused = host.run("setpriv --reuid=nobody --regid=nogroup --clear-groups tap health")
+    assert refused.rc == 77
+    assert refused.stderr.strip() == "tap: run it as root"

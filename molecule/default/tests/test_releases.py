@@ -1,0 +1,139 @@
+"""Deploying: what is broken is refused or taken back, and the site goes on serving."""
+
+import gzip
+import hashlib
+import io
+import json
+import re
+import subprocess
+import tarfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from testinfra.host import Host
+
+from e2e.site.machine import ROOT, Machine
+
+ARTIFACT = ROOT / "dist" / "latest.tar.gz"
+#: A version no commit has.
+OTHER = "v9.9.9-999999+badbadbad"
+Deploy = Callable[[Path], "subprocess.CompletedProcess[str]"]
+
+
+@pytest.fixture
+def deploy(playbook: Callable[..., subprocess.CompletedProcess[str]]) -> Deploy:
+    return lambda artifact: playbook("deploy.yml", "-e", f"release_artifact={artifact}")
+
+
+@pytest.fixture
+def live(host: Host, machine: Machine, site: Any) -> Iterator[str]:
+    """The live version, which is still the live one afterwards; nothing else is left."""
+    before = host.check_output("readlink /opt/app/current")
+    yield before.removeprefix("releases/")
+    assert host.check_output("readlink /opt/app/current") == before
+    left = host.check_output("ls -A /opt/app/releases").split()
+    machine.run(f"rm -rf '/opt/app/releases/{OTHER}'")
+    site.wait_until_healthy()
+    assert [name for name in left if name.startswith(".")] == []
+
+
+def main_pids(host: Host) -> list[str]:
+    units = " ".join(f"tap-trading-{name}.service" for name in ("api", "ws", "price"))
+    return host.check_output(f"systemctl show --property=MainPID --value {units}").split()
+
+
+def repack(target: Path, changes: dict[str, bytes], *, sums: bool) -> Path:
+    """A copy of the artifact as version OTHER with some files replaced; `sums`: and listed so."""
+    files: dict[str, tuple[bytes, int]] = {}
+    with tarfile.open(ARTIFACT) as archive:
+        for member in archive:
+            if member.isfile():
+                files[member.name] = (archive.extractfile(member).read(), member.mode)  # type: ignore[union-attr]
+    manifest = json.loads(files["manifest.json"][0])
+    manifest["version"] = OTHER
+    honest = {"manifest.json": json.dumps(manifest, indent=2).encode()}
+    listed = {**files, **with_modes(files, honest), **(with_modes(files, changes) if sums else {})}
+    lines = [
+        f"{hashlib.sha256(content).hexdigest()}  {name}\n"
+        for name, (content, _) in sorted(listed.items())
+        if name != "checksums.sha256"
+    ]
+    honest["checksums.sha256"] = "".join(lines).encode()
+    files |= with_modes(files, honest) | with_modes(files, changes)
+    # Level 1: most of it is wheels, which are packed already.
+    with (
+        gzip.open(target, "wb", compresslevel=1) as packed,
+        tarfile.open(fileobj=packed, mode="w|") as archive,
+    ):
+        for name, (content, mode) in sorted(files.items()):
+            member = tarfile.TarInfo(name)
+            member.size, member.mode = len(content), mode
+            archive.addfile(member, io.BytesIO(content))
+    return target
+
+
+def with_modes(
+    files: dict[str, tuple[bytes, int]], changes: dict[str, bytes]
+) -> dict[str, tuple[bytes, int]]:
+    return {name: (content, files[name][1]) for name, content in changes.items()}
+
+
+def sentence(done: subprocess.CompletedProcess[str]) -> str:
+    """The one sentence of a deployment that failed."""
+    assert done.returncode != 0
+    said = re.search(r"^    msg: (.+?)\n\n", done.stdout, re.DOTALL | re.MULTILINE)
+    assert said, done.stdout
+    return " ".join(said[1].strip("'\"").split())
+
+
+@pytest.mark.units("tap-trading-*")
+def test_an_artifact_that_does_not_match_its_checksums_is_refused(
+    deploy: Deploy, live: str, tmp_path: Path, host: Host
+) -> None:
+    before = main_pids(host)
+    done = deploy(repack(tmp_path / "a.tar.gz", {"tap": b"#!/bin/sh\n"}, sums=False))
+    assert "tap in the artifact does not match its checksum" in sentence(done)
+    assert main_pids(host) == before
+    assert OTHER not in host.check_output("ls /opt/app/releases")
+
+
+def test_an_artifact_with_a_flipped_byte_is_refused(
+    deploy: Deploy, live: str, tmp_path: Path, host: Host
+) -> None:
+    before = main_pids(host)
+    broken = bytearray(ARTIFACT.read_bytes())
+    broken[len(broken) // 2] ^= 0xFF
+    copy = tmp_path / ARTIFACT.resolve().name
+    copy.write_bytes(broken)
+    done = deploy(copy)
+    assert f"{copy.name} is not a whole artifact (" in sentence(done)
+    assert "changed=0" in done.stdout
+    assert main_pids(host) == before
+
+
+@pytest.mark.units("tap-trading-*")
+def test_a_release_that_does_not_start_gives_way_to_the_previous_one(
+    deploy: Deploy, live: str, tmp_path: Path, site: Any, measured: Callable[[str], None]
+) -> None:
+    bad = repack(tmp_path / "b.tar.gz", {"api": b"#!/bin/sh\nexit 1\n"}, sums=True)
+    said = sentence(deploy(bad))
+    measured(f"a bad release, {said}")
+    assert f"{OTHER} does not work" in said
+    assert f"{live} is live again" in said
+    for port in (8080, 8081, 8090):
+        assert site.get(f"http://127.0.0.1:{port}/version").json["version"] == live
+    site.wait_until_healthy()
+
+
+@pytest.mark.units("tap-trading-*")
+def test_deploying_the_live_release_again_changes_nothing(
+    playbook: Callable[..., subprocess.CompletedProcess[str]], live: str, host: Host
+) -> None:
+    before = main_pids(host)
+    artifact = ROOT / "dist" / f"tap-trading-{live}.tar.gz"
+    done = playbook("deploy.yml", "-e", f"release_artifact={artifact}")
+    assert done.returncode == 0, done.stdout
+    assert "changed=0" in done.stdout
+    assert main_pids(host) == before

@@ -1,0 +1,210 @@
+"""The thin thread: page, API, stream and bets, each through Nginx."""
+
+import asyncio
+import json
+import re
+import ssl
+import time
+import uuid
+from typing import Any
+from urllib.parse import urlsplit
+
+import pytest
+from aiohttp import ClientSession
+from testinfra.host import Host
+
+from e2e.site.machine import Machine
+
+pytestmark = pytest.mark.units("nginx", "tap-trading-api", "tap-trading-ws", "tap-trading-price")
+SERVICES = {"api": 8080, "ws": 8081, "price": 8090}
+VERSION = re.compile(r"v\d+\.\d+\.\d+-\d+\+[0-9a-f]{8}(\.dirty\.[0-9a-f]{8})?")
+
+
+def test_the_plans_own_commands_work(host: Host) -> None:
+    for command in (
+        "curl --fail --silent --show-error http://localhost/api/healthz",
+        "curl --fail --silent --show-error http://localhost:8080/healthz",
+        "redis-cli ping",
+        "sqlite3 :memory: 'SELECT 1;'",
+        "systemctl start tap-trading-api",
+    ):
+        host.check_output(command)
+
+
+@pytest.mark.parametrize("service", SERVICES)
+def test_a_service_says_how_it_is_and_which_build_it_is(site: Any, service: str) -> None:
+    base = f"http://127.0.0.1:{SERVICES[service]}"
+    health = site.get(f"{base}/healthz")
+    assert health.status == 200
+    assert health.json["status"] == "ok"
+    assert health.json["component"] == service
+    version = site.get(f"{base}/version").json
+    assert set(version) == {"version", "build_time", "git_commit", "python_version"}
+    assert VERSION.fullmatch(version["version"])
+    assert version["git_commit"] in version["version"]
+    metrics = site.get(f"{base}/metrics")
+    assert metrics.status == 200
+    assert "python_info" in metrics.text
+
+
+def test_all_services_are_the_live_release(site: Any, host: Host) -> None:
+    live = host.check_output("basename $(readlink /opt/app/current)")
+    answers = {site.get(f"http://127.0.0.1:{p}/version").json["version"] for p in SERVICES.values()}
+    assert answers == {live}
+
+
+@pytest.mark.parametrize("scheme", ["http", "https"])
+def test_the_api_reads_and_writes_sqlite_and_redis(site: Any, scheme: str) -> None:
+    health = site.get(f"{scheme}://localhost/api/healthz")
+    assert health.status == 200
+    assert health.json["checks"] == {
+        "sqlite": "ok",  # a real write, undone
+        "redis": "ok",
+        "price": "open",
+        "schema": "version 1",
+    }
+
+
+def test_metrics_stay_on_the_machine(site: Any) -> None:
+    assert site.get("http://localhost/metrics").status == 404
+    assert site.get("http://localhost/api/metrics").status == 404
+
+
+def test_the_page_is_served_with_its_headers(site: Any) -> None:
+    page = site.get("http://localhost/")
+    assert page.status == 200
+    assert page.headers["content-type"] == "text/html; charset=utf-8"
+    assert page.headers["cache-control"] == "no-cache"
+    assert page.headers["content-security-policy"].startswith("default-src 'self'")
+    assert page.headers["x-content-type-options"] == "nosniff"
+    [script] = re.findall(r'<script type="module" src="([^"]+)"', page.text)
+    asset = site.get(f"http://localhost/{script.lstrip('/')}")
+    assert asset.status == 200
+    assert "immutable" in asset.headers["cache-control"]
+
+
+def test_tls_is_modern_and_promises_to_stay(site: Any, machine: Machine) -> None:
+    assert site.get("https://localhost/").headers["strict-transport-security"] == "max-age=31536000"
+    assert "strict-transport-security" not in site.get("http://localhost/").headers
+    where = urlsplit(machine.https)
+    context = ssl.create_default_context()
+    context.check_hostname = False
+    context.verify_mode = ssl.CERT_NONE
+    context.maximum_version = ssl.TLSVersion.TLSv1_3
+
+    async def protocol() -> str:
+        _, writer = await asyncio.open_connection(where.hostname, where.port, ssl=context)
+        seen = writer.get_extra_info("ssl_object").version()
+        writer.close()
+        await writer.wait_closed()
+        return str(seen)
+
+    assert asyncio.run(protocol()) == "TLSv1.3"
+
+
+@pytest.mark.parametrize("scheme", ["http", "https"])
+async def test_the_stream_greets_and_brings_a_price_within_2_seconds(
+    stream: Any, machine: Machine, scheme: str
+) -> None:
+    began = time.monotonic()
+    hello, price = await stream.messages("hello", "price", base=getattr(machine, scheme))
+    assert time.monotonic() - began < 2
+    assert hello["type"] == "hello"
+    assert hello["state"] == "open"
+    assert hello["bars"]
+    assert hello["grid"]["cells"]
+    assert price["low"] <= price["price"] <= price["high"]
+    assert abs(price["t"] - time.time() * 1000) < 2000
+
+
+async def test_the_stream_echoes_and_answers_pings(machine: Machine) -> None:
+    async with ClientSession() as session, session.ws_connect(f"{machine.http}/ws") as socket:
+        await socket.send_json({"type": "echo", "words": "hello"})
+        await socket.send_json({"type": "ping"})
+        seen = {}
+        async with asyncio.timeout(3):
+            while {"echo", "pong"} - set(seen):
+                message = await socket.receive_json()
+                seen[message["type"]] = message
+    assert seen["echo"] == {"type": "echo", "words": "hello"}
+    assert seen["pong"]["server_time"]
+
+
+def test_a_bet_is_taken_and_is_in_the_database(place_bet: Any, host: Host) -> None:
+    key = str(uuid.uuid4())
+    answer = place_bet(key=key, amount=1000)
+    assert answer.status == 202
+    assert answer.headers["content-type"] == "application/json"
+    bet = answer.json
+    assert bet["status"] == "accepted"
+    assert bet["amount"] == 1000
+    assert bet["balance"] is None
+    row = host.check_output(
+        "sqlite3 -readonly -json /data/bets.db %s",
+        f"SELECT cell_id, amount, status FROM bets WHERE id = '{bet['bet_id']}'",
+    )
+    assert json.loads(row) == [{"cell_id": bet["cell_id"], "amount": 1000, "status": "pending"}]
+
+
+def test_a_bet_asked_twice_is_placed_once(place_bet: Any, site: Any) -> None:
+    key = str(uuid.uuid4())
+    first = place_bet(key=key)
+    again = site.bet(first.json["cell_id"], key)
+    assert (again.status, again.json) == (202, first.json)
+    other = site.bet(first.json["cell_id"], str(uuid.uuid4()))
+    assert (other.status, other.json["code"]) == (409, "duplicate_cell")
+
+
+@pytest.mark.parametrize(
+    ("options", "status", "code"),
+    [
+        (["--data-binary '{'", "--header 'Idempotency-Key: k'"], 400, "malformed"),
+        (["--data-binary '{}'"], 400, "missing_idempotency_key"),
+        (
+            ["--data-binary \"$(head -c 20000 /dev/zero | tr '\\0' x)\"", "--header 'Expect:'"],
+            413,
+            "payload_too_large",
+        ),
+        (["--request DELETE"], 405, "method_not_allowed"),
+    ],
+    ids=["not JSON", "no key", "too large", "wrong method"],
+)
+def test_bad_input_gets_one_clear_problem(
+    site: Any, options: list[str], status: int, code: str
+) -> None:
+    answer = site.get("http://localhost/api/bets", *options)
+    assert answer.status == status
+    assert answer.headers["content-type"].startswith("application/problem+json")
+    assert answer.json["code"] == code
+    assert answer.json["request_id"] == answer.headers["x-request-id"]
+
+
+def test_an_unknown_route_is_a_problem_too(site: Any) -> None:
+    answer = site.get("http://localhost/api/nothing")
+    assert (answer.status, answer.json["code"]) == (404, "not_found")
+
+
+def test_one_request_id_leads_from_nginx_into_the_services_journal(site: Any, host: Host) -> None:
+    answer = site.get("http://localhost/api/version")
+    request_id = answer.headers["x-request-id"]
+    time.sleep(1.2)  # Nginx writes its log every second
+    assert host.run("grep -q %s /var/log/nginx/access.log", request_id).rc == 0
+    lines = host.check_output(
+        "journalctl --output cat --identifier tap-trading-api --grep %s", request_id
+    )
+    line = json.loads(lines.splitlines()[-1])
+    assert line["component"] == "api"
+    assert line["request_id"] == request_id
+    assert line["level"] == "info"
+
+
+def test_more_than_100_requests_a_minute_are_refused_with_429(machine: Machine) -> None:
+    source = f"127.77.{int(time.time()) % 250}.{int(time.time()) // 250 % 250 + 1}"
+    codes = machine.run(
+        f"for i in $(seq 40); do curl --silent --interface {source} --output /dev/null"
+        " --write-out '%{http_code}\\n' http://127.0.0.1/api/version; done"
+    ).split()
+    assert set(codes) == {"200", "429"}
+    assert 20 <= codes.count("200") <= 26
+    problem = machine.run(f"curl --silent --interface {source} http://127.0.0.1/api/version")
+    assert json.loads(problem)["code"] == "rate_limited"
