@@ -40,7 +40,7 @@ OWN_SETTINGS = ("DB_PATH", "REDIS_ADDR", *(f"TAP_{name.upper()}_LISTEN" for name
 VM_PREFIX = "TAP_VM_"
 
 START_S = 30.0
-#: A service gets 7 s for its last requests.
+#: A service gets 6 s for its last requests.
 END_S = 9.0
 #: Bytes a path of a Unix socket may have.
 LONGEST_SOCKET_PATH = 107

@@ -43,6 +43,27 @@ def headers(block: Directive) -> dict[str, list[str]]:
     return {directive.args[0]: directive.args[1:] for directive in added}
 
 
+class TestWhatTheApiCouldNotRead:
+    @pytest.mark.parametrize(
+        ("variable", "fine", "refused"),
+        [
+            ("$tap_uri_unreadable", ["/api/bets?a=%20"], ["/api/\xff", "/api/a b", "/api/\x7f"]),
+            ("$tap_method_unknown", ["GET", "POST", "DELETE"], ["FOO", "get", "GETX", ""]),
+        ],
+    )
+    def test_is_refused_before_it_gets_there(
+        self, variable: str, fine: list[str], refused: list[str]
+    ) -> None:
+        (found,) = [block for block in site().all("map") if block.args[1] == variable]
+        (rule,) = [entry for entry in found.block if entry.name.startswith("~")]
+        matches = rule.args == ["1"]
+        pattern = re.compile(rule.name.removeprefix("~"))
+        assert all(bool(pattern.search(text)) is not matches for text in fine)
+        assert all(bool(pattern.search(text)) is matches for text in refused)
+        api = server().location("^~", "/api/")
+        assert [f"({variable})"] in [block.args for block in api.all("if")]
+
+
 class TestMain:
     def test_connections_and_files_hold_the_planned_load(self) -> None:
         conf = main()

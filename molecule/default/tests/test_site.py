@@ -58,7 +58,7 @@ def test_the_api_reads_and_writes_sqlite_and_redis(site: Any, scheme: str) -> No
     health = site.get(f"{scheme}://localhost/api/healthz")
     assert health.status == 200
     assert health.json["checks"] == {
-        "sqlite": "ok",  # a real write, undone
+        "sqlite": "ok",  # a real write
         "redis": "ok",
         "price": "open",
         "schema": "version 1",
@@ -166,8 +166,10 @@ def test_a_bet_asked_twice_is_placed_once(place_bet: Any, site: Any) -> None:
             "payload_too_large",
         ),
         (["--request DELETE"], 405, "method_not_allowed"),
+        (["--request STEAL"], 405, "method_not_allowed"),
+        (["--request-target \"$(printf '/api/\\377')\""], 400, "malformed"),
     ],
-    ids=["not JSON", "no key", "too large", "wrong method"],
+    ids=["not JSON", "no key", "too large", "wrong method", "no method", "unreadable address"],
 )
 def test_bad_input_gets_one_clear_problem(
     site: Any, options: list[str], status: int, code: str

@@ -6,6 +6,7 @@ Nothing that money or replay protection depends on lives only here.
 import asyncio
 import secrets
 from collections.abc import AsyncIterator
+from typing import cast
 
 from redis.asyncio import Redis
 from redis.asyncio.retry import Retry
@@ -73,8 +74,7 @@ async def wait_until_ready(redis: Redis, address: Address, wait_s: float) -> Non
 
 async def sorted_set_tail(redis: Redis, key: str, count: int) -> list[bytes]:
     """The `count` members with the highest scores, lowest first. Raises what Redis raises."""
-    members: list[bytes] = await redis.zrange(key, -count, -1)  # type: ignore[assignment]
-    return members
+    return cast("list[bytes]", await redis.zrange(key, -count, -1))
 
 
 async def probe(redis: Redis, component: str) -> str:
