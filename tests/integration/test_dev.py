@@ -138,7 +138,7 @@ async def test_a_second_one_is_refused_and_a_killed_one_leaves_nothing(start: St
     same_port = start(port, folder="other")
     assert await asyncio.to_thread(same_port.ended) == 1
     assert same_port.log.read_text().startswith(f"dev: 127.0.0.1:{port} is in use; ")
-    same_folder = start(1 + port)
+    same_folder = start()
     assert await asyncio.to_thread(same_folder.ended) == 1
     assert same_folder.log.read_text().startswith(f"dev: another one runs in {first.folder}; ")
 
