@@ -35,7 +35,7 @@ class Health:
     """The checks of one service."""
 
     def __init__(self, component: str) -> None:
-        self._component = component
+        self.component = component
         self._checks: dict[str, tuple[Check, bool]] = {}
         self._last: tuple[float, Report] | None = None
         self._lock = asyncio.Lock()
@@ -55,7 +55,7 @@ class Health:
                 for (ok, _), (_, vital) in zip(answers, self._checks.values(), strict=True)
             )
             texts = dict(zip(self._checks, (text for _, text in answers), strict=True))
-            report = Report(self._component, healthy, texts)
+            report = Report(self.component, healthy, texts)
             self._last = (time.monotonic(), report)
             return report
 

@@ -11,19 +11,12 @@ from tap_trading.base.clock import system_clock
 from tap_trading.base.config import Settings
 from tap_trading.base.db import ReaderPool
 from tap_trading.base.health import Health
-from tap_trading.base.redis import connect, probe, wait_until_ready
-from tap_trading.game.grid import Geometry
 from tap_trading.ledger import practice
 from tap_trading.ledger.batcher import Batcher
 from tap_trading.ledger.migrations import check_schema
 from tap_trading.market.watch import PriceWatch
-from tap_trading.services import http, runtime
+from tap_trading.services import http, runtime, wiring
 from tap_trading.services.bets import BetRoutes
-
-
-def geometry(settings: Settings) -> Geometry:
-    """The grid's geometry as configured."""
-    return Geometry(settings.grid_width_s, settings.grid_columns, settings.grid_rows)
 
 
 @asynccontextmanager
@@ -32,6 +25,7 @@ async def build(
 ) -> AsyncIterator[web.Application]:
     """Open the database, Redis and the price, and wire them into the API."""
     async with AsyncExitStack() as stack:
+        health = Health("api")
         readers = ReaderPool(settings.db_path)
         stack.push_async_callback(readers.close)
         await readers.open()
@@ -39,35 +33,26 @@ async def build(
         batcher = Batcher(settings.db_path)
         stack.push_async_callback(batcher.close)
         await batcher.open()
+        health.add("sqlite", batcher.check)
         await batcher.run(lambda connection: practice.ensure_user(connection, system_clock()))
 
-        redis = connect(settings.redis_addr)
-        stack.push_async_callback(redis.aclose)
-        await wait_until_ready(redis, settings.redis_addr, settings.redis_wait_s)
+        redis = await wiring.open_redis(settings, health, stack)
         watch = PriceWatch(redis, system_clock)
         await watch.load_history()
         await stack.enter_async_context(background.running(watch.follow(), "price watch", failed))
 
+        wiring.tell_market_state(watch, health)
+
         async def schema_check() -> str:
             return f"version {schema}"
 
-        async def price_check() -> str:
-            return watch.state().value
-
-        async def redis_check() -> str:
-            return await probe(redis, "api")
-
-        health = Health("api")
-        health.add("sqlite", batcher.check)
-        health.add("redis", redis_check)
-        health.add("price", price_check, vital=False)
         health.add("schema", schema_check)
 
         app = http.application(health, origins=settings.allowed_origins)
         routes = BetRoutes(
             batcher=batcher,
             watch=watch,
-            geometry=geometry(settings),
+            geometry=wiring.geometry(settings),
             stakes=settings.stakes,
             clock=system_clock,
         )

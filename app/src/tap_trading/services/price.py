@@ -11,13 +11,12 @@ from tap_trading.base.clock import system_clock
 from tap_trading.base.config import Settings
 from tap_trading.base.errors import StartupError
 from tap_trading.base.health import Health
-from tap_trading.base.redis import connect, probe, wait_until_ready
 from tap_trading.market.feeds import replay
 from tap_trading.market.feeds.mock import MockSource
 from tap_trading.market.feeds.replay import ReplaySource
 from tap_trading.market.feeds.source import PriceSource
 from tap_trading.market.publisher import Publisher
-from tap_trading.services import http, runtime
+from tap_trading.services import http, runtime, wiring
 
 
 def source_of(settings: Settings) -> PriceSource:
@@ -38,9 +37,8 @@ async def build(
     """Open the source and Redis, and publish from one to the other."""
     async with AsyncExitStack() as stack:
         source = source_of(settings)
-        redis = connect(settings.redis_addr)
-        stack.push_async_callback(redis.aclose)
-        await wait_until_ready(redis, settings.redis_addr, settings.redis_wait_s)
+        health = Health("price")
+        redis = await wiring.open_redis(settings, health, stack)
         publisher = Publisher(source, redis, system_clock)
         await publisher.resume()
         for work, name in (
@@ -49,11 +47,6 @@ async def build(
         ):
             await stack.enter_async_context(background.running(work, name, failed))
 
-        async def redis_check() -> str:
-            return await probe(redis, "price")
-
-        health = Health("price")
-        health.add("redis", redis_check)
         health.add("source", publisher.check)
         yield http.application(health)
 

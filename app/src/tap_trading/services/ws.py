@@ -13,10 +13,8 @@ from tap_trading.base.clock import system_clock
 from tap_trading.base.config import Settings
 from tap_trading.base.errors import ProblemError
 from tap_trading.base.health import Health
-from tap_trading.base.redis import connect, probe, wait_until_ready
-from tap_trading.game.grid import Geometry
 from tap_trading.market.watch import PriceWatch
-from tap_trading.services import http, runtime
+from tap_trading.services import http, runtime, wiring
 from tap_trading.stream.client import Client
 from tap_trading.stream.hub import RECENT_BARS, Hub
 
@@ -86,30 +84,17 @@ async def build(
 ) -> AsyncIterator[web.Application]:
     """Follow the price in Redis and wire it to the hub."""
     async with AsyncExitStack() as stack:
-        redis = connect(settings.redis_addr)
-        stack.push_async_callback(redis.aclose)
-        await wait_until_ready(redis, settings.redis_addr, settings.redis_wait_s)
+        health = Health("ws")
+        redis = await wiring.open_redis(settings, health, stack)
         watch = PriceWatch(redis, system_clock, history=RECENT_BARS)
         await watch.load_history()
-        hub = Hub(
-            watch,
-            Geometry(settings.grid_width_s, settings.grid_columns, settings.grid_rows),
-            system_clock,
-        )
+        hub = Hub(watch, wiring.geometry(settings), system_clock)
         watch.on_price = hub.on_price
         await stack.enter_async_context(background.running(watch.follow(), "price watch", failed))
         await stack.enter_async_context(background.running(hub.follow_market(), "grid", failed))
 
-        async def redis_check() -> str:
-            return await probe(redis, "ws")
-
-        async def price_check() -> str:
-            return watch.state().value
-
-        health = Health("ws")
-        health.add("redis", redis_check)
         health.add("subscription", watch.check)
-        health.add("price", price_check, vital=False)
+        wiring.tell_market_state(watch, health)
 
         app = http.application(health)
         route = StreamRoute(hub, settings.allowed_origins, settings.ws_max_clients)
