@@ -202,11 +202,17 @@ def test_one_request_id_leads_from_nginx_into_the_services_journal(site: Any, ho
 
 def test_more_than_100_requests_a_minute_are_refused_with_429(machine: Machine) -> None:
     source = f"127.77.{int(time.time()) % 250}.{int(time.time()) // 250 % 250 + 1}"
-    codes = machine.run(
-        f"for i in $(seq 40); do curl --silent --interface {source} --output /dev/null"
-        " --write-out '%{http_code}\\n' http://127.0.0.1/api/version; done"
-    ).split()
-    assert set(codes) == {"200", "429"}
-    assert 20 <= codes.count("200") <= 26
-    problem = machine.run(f"curl --silent --interface {source} http://127.0.0.1/api/version")
-    assert json.loads(problem)["code"] == "rate_limited"
+    # One loop asks and shows every answer: a place frees every 600 ms, so a refusal cannot be
+    # asked for afterwards.
+    answers = machine.run(
+        f"for i in $(seq 40); do curl --silent --interface {source}"
+        " --write-out ' %{http_code}\\n' http://127.0.0.1/api/version; done"
+    ).splitlines()
+    bodies_by_code: dict[str, list[str]] = {}
+    for answer in answers:
+        body, _, code = answer.rpartition(" ")
+        bodies_by_code.setdefault(code, []).append(body)
+    assert set(bodies_by_code) == {"200", "429"}
+    # The burst, and one more for each 600 ms that a busy machine may take over it.
+    assert 20 <= len(bodies_by_code["200"]) <= 30
+    assert {json.loads(body)["code"] for body in bodies_by_code["429"]} == {"rate_limited"}
