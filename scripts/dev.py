@@ -208,8 +208,8 @@ def given_settings(environ: Mapping[str, str]) -> dict[str, str]:
     return ours
 
 
-def _environment(folder: Path, ports: Mapping[str, int]) -> dict[str, str]:
-    """What the processes find in their environment."""
+def _environment(folder: Path, site: str, ports: Mapping[str, int]) -> dict[str, str]:
+    """What the processes find in their environment; `site` is the page's host and port."""
     others = {
         name: value
         for name, value in os.environ.items()
@@ -217,6 +217,9 @@ def _environment(folder: Path, ports: Mapping[str, int]) -> dict[str, str]:
     }
     return {
         **others,
+        # What wallets are shown, unless the environment says something else.
+        "TAP_SITE_DOMAIN": site,
+        "TAP_SITE_URI": f"http://{site}",
         **given_settings(os.environ),
         **{f"TAP_{name.upper()}_LISTEN": f"127.0.0.1:{port}" for name, port in ports.items()},
         "DB_PATH": str(folder / "bets.db"),
@@ -264,7 +267,8 @@ async def run(port: int, folder: Path) -> None:
         listening = stack.enter_context(_bound_to(port))
         stack.enter_context(_own(folder))
         ports = _free_ports()
-        environment = _environment(folder, ports)
+        site = f"127.0.0.1:{listening.getsockname()[1]}"
+        environment = _environment(folder, site, ports)
         # The front outlives the services: their goodbye still reaches the browsers.
         await stack.enter_async_context(dev_front.serving(listening, ports, say))
         children = Children()
@@ -290,7 +294,7 @@ async def run(port: int, folder: Path) -> None:
                 await _while_all_run(children, asyncio.create_task(_until_healthy(ports)))
         except TimeoutError:
             raise DevError(f"the services are not healthy after {START_S:g} s") from None
-        say("dev", f"the site runs at http://127.0.0.1:{listening.getsockname()[1]}/")
+        say("dev", f"the site runs at http://{site}/")
         say("dev", f"its database and Redis's log lie in {folder}; Ctrl-C ends it")
         await _while_all_run(children, None)
 

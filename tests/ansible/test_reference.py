@@ -13,7 +13,12 @@ from tap_trading.base.config import SETTING_NAMES, Address, Settings
 from templates.render import render
 
 #: Settings that the machine fixes: paths, sockets and ports of the layout.
-FIXED = {"DB_PATH", "REDIS_ADDR", "TAP_API_LISTEN", "TAP_WS_LISTEN", "TAP_PRICE_LISTEN"}
+FIXED = {
+    *("DB_PATH", "REDIS_ADDR", "TAP_METRICS_DIR"),
+    *("TAP_API_LISTEN", "TAP_WS_LISTEN", "TAP_PRICE_LISTEN"),
+}
+#: Settings whose default depends on the machine.
+OF_THE_MACHINE = {"TAP_SITE_DOMAIN", "TAP_SITE_URI"}
 
 
 def environment(**overrides: Any) -> dict[str, str]:
@@ -72,10 +77,11 @@ def test_the_environment_file_names_exactly_the_settings() -> None:
 def test_the_rendered_settings_load_and_are_the_defaults() -> None:
     rendered, defaults = config.load(environment()), config.load({})
     for name, field in Settings.model_fields.items():
-        if field.alias not in FIXED:
+        if field.alias not in FIXED | OF_THE_MACHINE:
             assert getattr(rendered, name) == getattr(defaults, name), field.alias
     assert rendered.redis_addr == Address(path="/run/redis/redis-server.sock")
     assert rendered.db_path == Path("/data/bets.db")
+    assert rendered.metrics_dir == Path("/data/metrics")
     assert rendered.api_listen == Address("127.0.0.1", 8080)
     assert rendered.ws_listen == Address("127.0.0.1", 8081)
     assert rendered.price_listen == Address("127.0.0.1", 8090)
@@ -87,8 +93,15 @@ def test_overrides_reach_the_services() -> None:
             services_log_level="debug",
             services_redis_wait_s=3,
             services_allowed_origins=["https://a.example", "http://b.example:8080"],
+            services_site_domain="tap.example:8443",
+            services_site_uri="https://tap.example:8443/play",
             services_ws_max_clients=5,
             services_stakes=[7, 11],
+            services_max_open_stake=21,
+            services_max_cell_stake=22,
+            services_max_column_stake=23,
+            services_practice_credit=0,
+            services_wallet_rate=24,
             services_grid_width_s=10,
             services_grid_columns=6,
             services_grid_rows=4,
@@ -103,8 +116,15 @@ def test_overrides_reach_the_services() -> None:
         "LOG_LEVEL": "debug",
         "TAP_REDIS_WAIT_S": 3.0,
         "TAP_ALLOWED_ORIGINS": ("https://a.example", "http://b.example:8080"),
+        "TAP_SITE_DOMAIN": "tap.example:8443",
+        "TAP_SITE_URI": "https://tap.example:8443/play",
         "TAP_WS_MAX_CLIENTS": 5,
         "TAP_STAKES": (7, 11),
+        "TAP_MAX_OPEN_STAKE": 21,
+        "TAP_MAX_CELL_STAKE": 22,
+        "TAP_MAX_COLUMN_STAKE": 23,
+        "TAP_PRACTICE_CREDIT": 0,
+        "TAP_WALLET_RATE": 24,
         "TAP_GRID_WIDTH_S": 10,
         "TAP_GRID_COLUMNS": 6,
         "TAP_GRID_ROWS": 4,
@@ -117,6 +137,33 @@ def test_overrides_reach_the_services() -> None:
     assert settings.replay_file is not None
     # On the machine, where the services may read it, and not where the op has it.
     assert settings.replay_file.parent == Path("/data/replay")
+
+
+@pytest.mark.parametrize(
+    ("given", "domain", "uri"),
+    [
+        ({}, "tap-vm", "https://tap-vm"),
+        ({"inventory_hostname": "Tap.Example"}, "tap.example", "https://tap.example"),
+        ({"nginx_server_names": ["_"]}, "tap-vm", "https://tap-vm"),
+        (
+            {"nginx_server_names": ["~^x", "*.a.example", "B.example", "c.example"]},
+            *("b.example", "https://b.example"),
+        ),
+        (
+            {"nginx_server_names": ["b.example"], "services_site_domain": "a.example:444"},
+            *("a.example:444", "https://a.example:444"),
+        ),
+        (
+            {"services_site_domain": "127.0.0.1:88", "services_site_uri": "http://127.0.0.1:88"},
+            *("127.0.0.1:88", "http://127.0.0.1:88"),
+        ),
+    ],
+)
+def test_the_site_is_called_as_its_visitors_know_it(
+    given: dict[str, Any], domain: str, uri: str
+) -> None:
+    settings = config.load(environment(**given))
+    assert (settings.site_domain, settings.site_uri) == (domain, uri)
 
 
 def test_a_quote_in_a_file_name_stays_inside_its_setting() -> None:

@@ -1,30 +1,59 @@
-"""A closed-loop HTTP load of prepared requests, cheap enough not to be what is measured."""
+"""HTTP load of prepared requests, cheap enough not to be what is measured.
+
+Closed loop: so many connections, each sends its next request when it has its answer. Open
+loop: requests fall due at a rate whatever the answers do, and a latency counts from that
+moment, so that a server that stalls cannot hide it. Standard library only: the same file
+runs on a provisioned machine.
+"""
 
 import asyncio
+import errno
+import gc
 import time
-from dataclasses import dataclass
+from collections import Counter, deque
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 
+Requests = Iterator[bytes]
+Rate = Callable[[float], float]
 
-@dataclass(frozen=True)
+#: How long after the last request its answer is waited for, in s.
+_PATIENCE_S = 15.0
+#: No use in trying to connect again.
+_HOPELESS = {errno.EMFILE, errno.ENFILE, errno.EADDRNOTAVAIL}
+#: Requests that may wait in an open loop for a free connection; more are not sent.
+_MOST_DUE = 20_000
+
+
+@dataclass
 class Result:
     """What one load saw."""
 
-    statuses: dict[int, int]
-    seconds: float
-    latencies_ms: list[float]  # sorted
-    server_cpu_us: float  # per request
+    statuses: Counter[int] = field(default_factory=Counter)
+    codes: Counter[str] = field(default_factory=Counter)  # of problems
+    without_retry_after: int = 0  # 429 and 503 that do not say when to come again
+    lost: int = 0  # requests whose connection ended without an answer
+    unsent: int = 0  # fell due and found no connection
+    seconds: float = 0.0
+    #: When each answered request fell due (s since the start), and its latency in ms.
+    answers: list[tuple[float, float, int]] = field(default_factory=list)
+    server_cpu_us: float = 0.0  # per request
+    own_cpu: float = 0.0  # share of a core this load took
 
     @property
     def rate(self) -> float:
-        """Requests per second."""
-        return len(self.latencies_ms) / self.seconds
+        """Answers per second."""
+        return len(self.answers) / self.seconds
 
-    def percentile(self, share: float) -> float:
-        """Latency in ms that `share` of the requests did not exceed."""
-        return self.latencies_ms[
-            min(int(len(self.latencies_ms) * share), len(self.latencies_ms) - 1)
-        ]
+    def latencies(self, since: float = 0.0, until: float = 1e9, status: int = 202) -> list[float]:
+        """Sorted latencies (ms) of answers with `status` that fell due in this span (s)."""
+        return sorted(ms for at, ms, got in self.answers if since <= at < until and got == status)
+
+
+def percentile(ordered: Sequence[float], share: float) -> float:
+    """The value that `share` of the sorted values do not exceed; 0 when there is none."""
+    return ordered[min(int(len(ordered) * share), len(ordered) - 1)] if ordered else 0.0
 
 
 def cpu_seconds(pid: int) -> float:
@@ -33,28 +62,224 @@ def cpu_seconds(pid: int) -> float:
     return (int(fields[11]) + int(fields[12])) / 100
 
 
-async def closed_loop(port: int, pid: int, requests: list[bytes], connections: int) -> Result:
-    """Send every request once, over so many connections, each waiting for its answer."""
-    waiting = iter(requests)
-    latencies: list[float] = []
-    statuses: dict[int, int] = {}
+class _Connection(asyncio.Protocol):
+    """One client's connection; says `ready` whenever it may send."""
 
-    async def client() -> None:
-        reader, writer = await asyncio.open_connection("127.0.0.1", port)
-        for request in waiting:
-            began = time.perf_counter()
-            writer.write(request)
-            head = await reader.readuntil(b"\r\n\r\n")
-            length = int(head.lower().split(b"content-length:", 1)[1].split(b"\r\n", 1)[0])
-            await reader.readexactly(length)
-            latencies.append((time.perf_counter() - began) * 1000)
-            status = int(head[9:12])
-            statuses[status] = statuses.get(status, 0) + 1
-        writer.close()
-        await writer.wait_closed()
+    def __init__(self, load: "_Load") -> None:
+        self._load = load
+        self._transport: asyncio.Transport | None = None
+        self._due: float | None = None
+        self._received = b""
+        self._closing = False
 
-    cpu, began = cpu_seconds(pid), time.perf_counter()
-    await asyncio.gather(*(client() for _ in range(connections)))
-    seconds = time.perf_counter() - began
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self._transport = transport  # type: ignore[assignment]
+        self._load.ready(self)
+
+    def send(self, request: bytes, due: float) -> None:
+        self._due = due
+        self._transport.write(request)  # type: ignore[union-attr]
+
+    def data_received(self, data: bytes) -> None:
+        data = self._received + data if self._received else data
+        end = data.find(b"\r\n\r\n")
+        if end < 0:
+            self._received = data
+            return
+        head = data[:end].lower()
+        at = head.find(b"content-length:")
+        length = int(head[at + 15 :].split(b"\r\n", 1)[0])
+        if len(data) < end + 4 + length:
+            self._received = data
+            return
+        self._received = b""
+        due, self._due = self._due, None
+        self._load.answered(int(head[9:12]), due or 0.0, head, data[end + 4 :])
+        if b"connection: close" in head:
+            self._closing = True
+            self._transport.close()  # type: ignore[union-attr]
+        else:
+            self._load.ready(self)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        if self._due is not None:
+            self._load.lost()
+        self._load.gone(self)
+
+    def close(self) -> None:
+        if self._transport:
+            self._transport.abort()
+
+
+class _Load:
+    def __init__(self, address: tuple[str, int], requests: Requests, sources: list[str]) -> None:
+        self.result = Result()
+        self.idle: deque[_Connection] = deque()
+        self.under_way = 0
+        self.changed = asyncio.Event()
+        self.on_ready: Callable[[], None] = lambda: None
+        self.requests = requests
+        self._address = address
+        self._sources = sources  # local addresses, "" for any
+        self._source_of: dict[_Connection, str] = {}
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._over = False
+        self._began = 0.0
+
+    async def connect(self) -> None:
+        for source in self._sources:
+            await self._connect(source)
+
+    def start(self) -> None:
+        self._began = time.perf_counter()
+
+    def now(self) -> float:
+        return time.perf_counter() - self._began
+
+    async def _connect(self, source: str) -> None:
+        loop = asyncio.get_running_loop()
+        local = (source, 0) if source else None
+        while not self._over:
+            try:
+                _, connection = await loop.create_connection(
+                    lambda: _Connection(self), *self._address, local_addr=local
+                )
+            except OSError as error:
+                if error.errno in _HOPELESS:
+                    raise
+                await asyncio.sleep(0.05)
+            else:
+                self._source_of[connection] = source
+                return
+
+    def send(self, connection: _Connection, due: float) -> bool:
+        request = next(self.requests, None)
+        if request is None:
+            return False
+        self.under_way += 1
+        connection.send(request, due)
+        return True
+
+    def ready(self, connection: _Connection) -> None:
+        self.idle.append(connection)
+        self.on_ready()
+
+    def answered(self, status: int, due: float, head: bytes, body: bytes) -> None:
+        self.under_way -= 1
+        result = self.result
+        result.answers.append((due, (self.now() - due) * 1000, status))
+        result.statuses[status] += 1
+        if status >= 400:
+            code = body.partition(b'"code":"')[2].partition(b'"')[0].decode()
+            result.codes[code] += 1
+            if status in (429, 503) and b"retry-after:" not in head:
+                result.without_retry_after += 1
+        self.changed.set()
+
+    def lost(self) -> None:
+        self.under_way -= 1
+        self.result.lost += 1
+        self.changed.set()
+
+    def gone(self, connection: _Connection) -> None:
+        source = self._source_of.pop(connection, "")
+        if connection in self.idle:
+            self.idle.remove(connection)
+        if not self._over:
+            task = asyncio.get_running_loop().create_task(self._connect(source))
+            self._tasks.add(task)
+            task.add_done_callback(self._tasks.discard)
+
+    async def drain(self) -> None:
+        deadline = time.perf_counter() + _PATIENCE_S
+        while self.under_way and time.perf_counter() < deadline:
+            self.changed.clear()
+            try:
+                await asyncio.wait_for(self.changed.wait(), 0.5)
+            except TimeoutError:
+                continue
+        self.result.lost += self.under_way
+        self.result.seconds = self.now()
+        self._over = True
+        for connection in list(self._source_of):
+            connection.close()
+        for task in self._tasks:
+            task.cancel()
+
+
+async def closed_loop(
+    address: tuple[str, int], requests: Requests, connections: int, pid: int
+) -> Result:
+    """Send every request over so many connections, each waiting for its answer."""
+    load = _Load(address, requests, [""] * connections)
+    await load.connect()
+    finished = False
+
+    def on_ready() -> None:
+        nonlocal finished
+        while load.idle and not finished:
+            finished = not load.send(load.idle.popleft(), load.now())
+
+    cpu, own = cpu_seconds(pid), time.process_time()
+    load.start()
+    load.on_ready = on_ready
+    on_ready()
+    while not finished or load.under_way:
+        load.changed.clear()
+        await load.changed.wait()
+    seconds = load.now()
     used = cpu_seconds(pid) - cpu
-    return Result(statuses, seconds, sorted(latencies), used / len(requests) * 1e6)
+    own = time.process_time() - own
+    await load.drain()
+    load.result.seconds = seconds
+    load.result.own_cpu = own / seconds
+    load.result.server_cpu_us = used / max(len(load.result.answers), 1) * 1e6
+    return load.result
+
+
+async def open_loop(
+    address: tuple[str, int],
+    requests: Requests,
+    *,
+    rate: Rate,
+    seconds: float,
+    sources: list[str],
+    cpu: Callable[[], float],
+) -> Result:
+    """Send for so long, `rate(t)` requests a second at second `t`; `cpu` tells the CPU time
+    (s) that the server has used.
+    """
+    load = _Load(address, requests, sources)
+    await load.connect()
+    due: deque[float] = deque()
+
+    def on_ready() -> None:
+        while due and load.idle:
+            load.send(load.idle.popleft(), due.popleft())
+
+    load.on_ready = on_ready
+    gc.collect()
+    gc.disable()
+    used, own = cpu(), time.process_time()
+    load.start()
+    at = 0.0
+    while (now := load.now()) < seconds:
+        while at <= now:
+            if len(due) < _MOST_DUE:
+                due.append(at)
+            else:
+                load.result.unsent += 1
+            at += 1 / max(rate(at), 1.0)
+        on_ready()
+        await asyncio.sleep(max(at - load.now(), 0.0005))
+    load.result.unsent += len(due)
+    due.clear()
+    sent_for = load.now()
+    used = cpu() - used
+    own = time.process_time() - own
+    await load.drain()
+    gc.enable()
+    load.result.own_cpu = own / sent_for
+    load.result.seconds = sent_for
+    load.result.server_cpu_us = used / max(len(load.result.answers), 1) * 1e6
+    return load.result

@@ -33,6 +33,8 @@ ARGUMENTS = [
     "--disable-background-networking",
     "--disable-component-update",
     "--disable-sync",
+    # A name that is not this host's own: over plain HTTP it is no secure context.
+    "--host-resolver-rules=MAP plain.example 127.0.0.1",
 ]
 # Chromium itself reports these, on top of what the page says; only a test that provokes them may.
 _LOAD_FAILED = re.compile(r"^Failed to load resource|^WebSocket connection to .* failed")

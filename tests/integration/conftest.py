@@ -3,12 +3,22 @@
 import asyncio
 from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from typing import Any
 
 import pytest
+from aiohttp import ClientResponse
 from aiohttp.test_utils import TestClient, TestServer
 
 from tap_trading.base import config
-from tap_trading.services.runtime import Build
+from tap_trading.services.runtime import Build, Runner
+
+
+class Server(TestServer):
+    """A server whose connections begin where those of a service do."""
+
+    async def _make_runner(self, **kwargs: Any) -> Runner:
+        return Runner(self.app, **kwargs)
+
 
 Serve = Callable[..., AbstractAsyncContextManager[TestClient]]
 
@@ -22,9 +32,22 @@ def serve(environment: dict[str, str]) -> Serve:
         failed: asyncio.Future[BaseException] = asyncio.get_running_loop().create_future()
         async with (
             build(config.load({**environment, **settings}), failed) as app,
-            TestServer(app) as server,
+            Server(app) as server,
             TestClient(server) as client,
         ):
             yield client
 
     return served
+
+
+async def problem(answer: ClientResponse) -> dict[str, Any]:
+    """The body of an answer that is a problem, as RFC 9457 has it."""
+    assert answer.content_type == "application/problem+json"
+    body = dict(await answer.json())
+    assert body["status"] == answer.status
+    assert body["type"] == f"urn:tap-trading:problem:{body['code']}"
+    assert body["detail"]
+    assert body["request_id"] == answer.headers["X-Request-ID"]
+    if answer.status in (429, 503):
+        assert int(answer.headers["Retry-After"]) > 0
+    return body

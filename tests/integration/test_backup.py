@@ -21,7 +21,7 @@ def unpack(packed: Path, target: Path) -> apsw.Connection:
 
 
 async def test_a_copy_taken_under_writing_is_whole(database: Path, tmp_path: Path) -> None:
-    batcher = Batcher(database)
+    batcher: Batcher[None, None] = Batcher(database)
     await batcher.open()
     stop = asyncio.Event()
     written = 0
@@ -30,7 +30,11 @@ async def test_a_copy_taken_under_writing_is_whole(database: Path, tmp_path: Pat
         def work(connection: apsw.Connection) -> None:
             for side in "ab":
                 name = f"{side}{number}"
-                connection.execute("INSERT INTO users VALUES (?, ?, 0, 1, 0, 0)", (name, name))
+                connection.execute(
+                    "INSERT INTO users (id, wallet_address, created_at, updated_at)"
+                    " VALUES (?1, ?1, 0, 0)",
+                    (name,),
+                )
 
         return work
 

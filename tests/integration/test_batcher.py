@@ -1,19 +1,24 @@
 """The one write path: durable, isolated, ordered, and honest about what was not written."""
 
 import asyncio
-from collections.abc import AsyncIterator
+import json
+from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
 
 import apsw
 import pytest
 
-from tap_trading.base.db import DatabaseError, WriterLock, open_reader
+from tap_trading.base import db
+from tap_trading.base.db import DatabaseError, WriterLock, open_reader, open_writer
 from tap_trading.ledger.batcher import Batcher, OverloadedError, StorageUnavailableError
+
+#: A batcher that is given functions only.
+Jobs = Batcher[None, None]
 
 
 @pytest.fixture
-async def batcher(database: Path) -> AsyncIterator[Batcher]:
-    batcher = Batcher(database)
+async def batcher(database: Path) -> AsyncIterator[Jobs]:
+    batcher: Jobs = Batcher(database)
     await batcher.open()
     yield batcher
     await batcher.close()
@@ -21,7 +26,7 @@ async def batcher(database: Path) -> AsyncIterator[Batcher]:
 
 def add_user(name: str) -> object:
     def work(connection: apsw.Connection) -> str:
-        connection.execute("INSERT INTO users VALUES (?, ?, 0, 1, 0, 0)", (name, name))
+        connection.execute("INSERT INTO users VALUES (?, ?, 0, 1, 0, 0, 0)", (name, name))
         return name
 
     return work
@@ -34,22 +39,22 @@ def users(path: Path) -> set[str]:
     return names
 
 
-async def test_an_answer_means_it_is_written(batcher: Batcher, database: Path) -> None:
+async def test_an_answer_means_it_is_written(batcher: Jobs, database: Path) -> None:
     assert await batcher.run(add_user("ada")) == "ada"
     assert users(database) == {"ada"}
 
 
 async def test_many_jobs_share_a_batch_and_each_gets_its_own_answer(
-    batcher: Batcher, database: Path
+    batcher: Jobs, database: Path
 ) -> None:
     names = [f"user{i}" for i in range(1000)]
     assert await asyncio.gather(*(batcher.run(add_user(name)) for name in names)) == names
     assert users(database) == set(names)
 
 
-async def test_a_job_that_fails_takes_nobody_along(batcher: Batcher, database: Path) -> None:
+async def test_a_job_that_fails_takes_nobody_along(batcher: Jobs, database: Path) -> None:
     def half_done(connection: apsw.Connection) -> None:
-        connection.execute("INSERT INTO users VALUES ('ghost', 'ghost', 0, 1, 0, 0)")
+        connection.execute("INSERT INTO users VALUES ('ghost', 'ghost', 0, 1, 0, 0, 0)")
         raise ValueError("changed my mind")
 
     jobs = [batcher.run(add_user("ada")), batcher.run(half_done), batcher.run(add_user("bob"))]
@@ -63,9 +68,7 @@ async def test_a_job_that_fails_takes_nobody_along(batcher: Batcher, database: P
     assert users(database) == {"ada", "bob", "cyd"}
 
 
-async def test_a_client_that_vanished_costs_nobody_an_answer(
-    batcher: Batcher, database: Path
-) -> None:
+async def test_a_client_that_vanished_costs_nobody_an_answer(batcher: Jobs, database: Path) -> None:
     tasks = [asyncio.create_task(batcher.run(add_user(f"u{i}"))) for i in range(50)]
     await asyncio.sleep(0)
     for task in tasks[::3]:
@@ -77,7 +80,7 @@ async def test_a_client_that_vanished_costs_nobody_an_answer(
 
 
 async def test_closing_finishes_what_was_taken(database: Path) -> None:
-    batcher = Batcher(database)
+    batcher: Jobs = Batcher(database)
     await batcher.open()
     tasks = [asyncio.create_task(batcher.run(add_user(f"u{i}"))) for i in range(200)]
     await asyncio.sleep(0)
@@ -90,7 +93,7 @@ async def test_closing_finishes_what_was_taken(database: Path) -> None:
 
 
 async def test_too_many_waiting_jobs_are_refused_not_queued(database: Path) -> None:
-    batcher = Batcher(database, max_waiting=5)
+    batcher: Jobs = Batcher(database, max_waiting=5)
     await batcher.open()
     lock = WriterLock(database)
     with lock.held():  # nothing can be written meanwhile
@@ -107,7 +110,7 @@ async def test_too_many_waiting_jobs_are_refused_not_queued(database: Path) -> N
 
 
 async def test_a_full_disk_refuses_the_batch_and_keeps_what_was_there(
-    batcher: Batcher, database: Path
+    batcher: Jobs, database: Path
 ) -> None:
     await batcher.run(add_user("ada"))
 
@@ -124,7 +127,7 @@ async def test_a_full_disk_refuses_the_batch_and_keeps_what_was_there(
 
 
 async def test_a_folder_that_becomes_read_only_is_survived(
-    batcher: Batcher, database: Path, monkeypatch: pytest.MonkeyPatch
+    batcher: Jobs, database: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     broken = True
     original = Batcher._connect
@@ -145,7 +148,7 @@ async def test_a_folder_that_becomes_read_only_is_survived(
     assert users(database) == {"ada"}
 
 
-async def test_the_health_check_really_writes(batcher: Batcher, database: Path) -> None:
+async def test_the_health_check_really_writes(batcher: Jobs, database: Path) -> None:
     def beats() -> int:
         connection = open_reader(database)
         (count,) = connection.execute("SELECT beats FROM write_probe").fetchone()
@@ -158,7 +161,7 @@ async def test_the_health_check_really_writes(batcher: Batcher, database: Path) 
 
 
 async def test_a_batch_that_cannot_be_opened_is_survived(
-    batcher: Batcher, monkeypatch: pytest.MonkeyPatch
+    batcher: Jobs, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(Batcher, "_connect", lambda _: 1 / 0)
     with pytest.raises(StorageUnavailableError, match="division by zero"):
@@ -168,7 +171,7 @@ async def test_a_batch_that_cannot_be_opened_is_survived(
 
 
 async def test_a_failed_open_leaves_nothing_to_close_twice(tmp_path: Path) -> None:
-    batcher = Batcher(tmp_path / "no.db")
+    batcher: Jobs = Batcher(tmp_path / "no.db")
     with pytest.raises(DatabaseError, match="there is no database"):
         await batcher.open()
     await batcher.close()
@@ -177,3 +180,117 @@ async def test_a_failed_open_leaves_nothing_to_close_twice(tmp_path: Path) -> No
 async def test_a_missing_database_is_said_at_once(tmp_path: Path) -> None:
     with pytest.raises(DatabaseError, match="there is no database"):
         await Batcher(tmp_path / "no.db").open()
+
+
+class Names:
+    """Handles items by adding a user of that name for each, all in one statement."""
+
+    def __init__(self) -> None:
+        self.sizes: list[int] = []
+
+    def __call__(self, connection: apsw.Connection, items: Sequence[str]) -> list[str]:
+        self.sizes.append(len(items))
+        connection.execute(
+            "INSERT INTO users (id, wallet_address, created_at, updated_at)"
+            " SELECT value, value, 0, 0 FROM json_each(?)",
+            (json.dumps(items),),
+        )
+        return [f"added {item}" for item in items]
+
+
+async def test_items_of_a_batch_are_handled_together(database: Path) -> None:
+    names = Names()
+    batcher = Batcher[str, str](database, names)
+    await batcher.open()
+    wanted = [f"u{i}" for i in range(100)]
+    answers = await asyncio.gather(*(batcher.handle(name) for name in wanted))
+    assert answers == [f"added {name}" for name in wanted]
+    assert names.sizes == [100]
+    await batcher.close()
+    assert users(database) == set(wanted)
+
+
+async def test_a_bad_item_costs_only_itself(database: Path) -> None:
+    names = Names()
+    batcher = Batcher[str, str](database, names)
+    await batcher.open()
+    wanted = ["ada", "bob", "house", "cyd"]  # the house is there already
+    answers = await asyncio.gather(
+        *(batcher.handle(name) for name in wanted), return_exceptions=True
+    )
+    await batcher.close()
+    assert answers[:2] == ["added ada", "added bob"]
+    assert isinstance(answers[2], apsw.ConstraintError)
+    assert answers[3] == "added cyd"
+    assert users(database) == {"ada", "bob", "cyd"}
+
+
+async def test_an_answer_that_cannot_be_delivered_costs_no_neighbour_its_own(
+    database: Path,
+) -> None:
+    batcher = Batcher[str, str](database, Names())
+    await batcher.open()
+    heard: list[object] = []
+
+    def vanished(_answer: object) -> None:
+        raise ConnectionResetError("the client has gone")
+
+    for i in range(50):
+        batcher.submit(f"u{i}", vanished if i % 3 == 0 else heard.append)
+    await batcher.close()
+    assert heard == [f"added u{i}" for i in range(50) if i % 3]
+    assert users(database) == {f"u{i}" for i in range(50)}
+
+
+async def test_crowds_are_collected_and_single_jobs_are_not(database: Path) -> None:
+    names = Names()
+    batcher = Batcher[str, str](database, names, window_s=10.0)
+    await batcher.open()
+    # One after the other: with a window of ten seconds, any waiting would show.
+    async with asyncio.timeout(5):
+        for i in range(20):
+            await batcher.handle(f"single{i}")
+    assert names.sizes == [1] * 20
+    names.sizes.clear()
+    # A crowd, then stragglers that come while it is written: they are collected together.
+    tasks = [asyncio.create_task(batcher.handle(f"crowd{i}")) for i in range(20)]
+    for i in range(20):
+        await asyncio.sleep(0)
+        tasks.append(asyncio.create_task(batcher.handle(f"straggler{i}")))
+    async with asyncio.timeout(5):  # they stop coming, so nobody waits for the window
+        await asyncio.gather(*tasks)
+    assert sum(names.sizes) == 40
+    assert len(names.sizes) <= 4
+    await batcher.close()
+
+
+async def test_a_batch_never_grows_beyond_its_bound(database: Path) -> None:
+    names = Names()
+    batcher = Batcher[str, str](database, names, max_batch=10)
+    await batcher.open()
+    await asyncio.gather(*(batcher.handle(f"u{i}") for i in range(95)))
+    await batcher.close()
+    assert max(names.sizes) == 10
+    assert sum(names.sizes) == 95
+
+
+async def test_a_foreign_lock_on_the_database_is_survived(
+    database: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(db.WRITER_PRAGMAS, "busy_timeout", 50)
+    batcher: Jobs = Batcher(database)
+    await batcher.open()
+    foreign = open_writer(database)
+    foreign.execute("BEGIN EXCLUSIVE")  # somebody who does not know the writer's lock
+    with pytest.raises(StorageUnavailableError, match="locked"):
+        await batcher.run(add_user("ada"))
+    foreign.execute("ROLLBACK")
+    foreign.close()
+    assert await batcher.run(add_user("ada")) == "ada"
+    await batcher.close()
+
+
+async def test_what_is_no_item_of_this_batcher_is_refused(batcher: Jobs) -> None:
+    with pytest.raises(TypeError, match="not told how"):
+        await batcher.handle(None)
+    assert await batcher.check() == "ok"

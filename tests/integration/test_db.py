@@ -22,6 +22,7 @@ def test_a_writer_has_every_pragma_of_the_plan(tmp_path: Path) -> None:
         "journal_mode": "wal",
         "synchronous": 2,
         "foreign_keys": 1,
+        "recursive_triggers": 1,
         "busy_timeout": 5000,
         "cache_size": -64000,
         "temp_store": 2,
@@ -98,7 +99,9 @@ async def test_readers_see_every_commit_also_after_the_writer_was_reopened(datab
 
     for number in range(3):
         writer = open_writer(database)
-        writer.execute("INSERT INTO users VALUES (?, ?, 0, 1, 0, 0)", (f"u{number}", f"u{number}"))
+        writer.execute(
+            "INSERT INTO users VALUES (?, ?, 0, 1, 0, 0, 0)", (f"u{number}", f"u{number}")
+        )
         writer.close()
         assert await pool.run(count) == number + 2
     await pool.close()

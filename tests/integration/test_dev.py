@@ -100,9 +100,13 @@ async def test_one_origin_serves_page_api_and_stream_until_ctrl_c(start: Start) 
             assert answer.status == 200
             assert (await answer.json())["component"] == "api"
         async with session.post("/api/bets", data=b"{}") as answer:
-            assert answer.status == 400
+            assert answer.status == 401
             assert answer.content_type == "application/problem+json"
-            assert (await answer.json())["code"] == "missing_idempotency_key"
+            assert (await answer.json())["code"] == "unauthenticated"
+        address = {"address": "11111111111111111111111111111112"}
+        async with session.post("/api/auth/challenge", json=address) as answer:
+            first, _ = (await answer.json())["message"].split(" ", 1)
+            assert url == f"http://{first}"
         async with session.get("/ws") as answer:
             assert answer.status == 426
         with pytest.raises(aiohttp.WSServerHandshakeError, match="403"):

@@ -59,7 +59,7 @@ async def test_a_release_refuses_an_older_schema(tmp_path: Path) -> None:
     migrate(path, [])
     pool = ReaderPool(path, size=1)
     await pool.open()
-    with pytest.raises(DatabaseError, match="schema is 0, this release needs 1; run: tap migrate"):
+    with pytest.raises(DatabaseError, match="schema is 0, this release needs 2; run: tap migrate"):
         await check_schema(pool)
     migrate(path)
     assert await check_schema(pool) == available()[-1].version
@@ -69,7 +69,7 @@ async def test_a_release_refuses_an_older_schema(tmp_path: Path) -> None:
 @pytest.fixture
 def connection(database: Path) -> object:
     connection = open_writer(database)
-    connection.execute("INSERT INTO users VALUES ('u', 'w', 500, 1, 0, 0)")
+    connection.execute("INSERT INTO users VALUES ('u', 'w', 500, 1, 0, 0, 0)")
     yield connection
     connection.close()
 
@@ -93,6 +93,8 @@ def test_the_schema_is_strict_and_indexed_as_planned(connection: apsw.Connection
     [
         "UPDATE users SET balance = -1 WHERE id = 'u'",
         "UPDATE users SET balance = 'many' WHERE id = 'u'",
+        "UPDATE users SET open_stake = -1 WHERE id = 'u'",
+        "INSERT INTO exposures VALUES ('1764000000:5', -1)",
         "INSERT INTO bets (id, user_id, cell_id, amount, status, placed_at) VALUES ('b', 'u', 'c', 0, 'pending', 1)",
         "INSERT INTO bets (id, user_id, cell_id, amount, status, placed_at) VALUES ('b', 'u', 'c', 1, 'maybe', 1)",
         "INSERT INTO bets (id, user_id, cell_id, amount, status, placed_at) VALUES ('b', 'x', 'c', 1, 'pending', 1)",
@@ -115,7 +117,11 @@ def test_the_ledger_is_append_only(connection: apsw.Connection) -> None:
     connection.execute(
         "INSERT INTO transaction_ledger VALUES ('t', 'u', 500, 500, 'DEPOSIT', 'd', NULL, 1)"
     )
-    for statement in ("UPDATE transaction_ledger SET amount = 1", "DELETE FROM transaction_ledger"):
+    for statement in (
+        "UPDATE transaction_ledger SET amount = 1",
+        "DELETE FROM transaction_ledger",
+        "REPLACE INTO transaction_ledger VALUES ('t', 'u', 1, 1, 'DEPOSIT', 'd', NULL, 1)",
+    ):
         with pytest.raises(apsw.ConstraintError, match="append-only"):
             connection.execute(statement)
     with pytest.raises(apsw.ConstraintError, match="UNIQUE"):
@@ -136,3 +142,39 @@ def test_one_bet_per_user_and_cell_unless_it_was_not_paid(connection: apsw.Conne
     with pytest.raises(apsw.ConstraintError):
         bet("again", "pending")
     bet("unpaid again", "insufficient_funds")
+
+
+def test_a_key_stands_for_one_bet_of_its_user(connection: apsw.Connection) -> None:
+    def bet(name: str, cell: str, key: str | None) -> None:
+        connection.execute(
+            "INSERT INTO bets (id, user_id, cell_id, amount, status, placed_at, idempotency_key)"
+            " VALUES (?, 'u', ?, 1, 'pending', 1, ?)",
+            (name, cell, key),
+        )
+
+    bet("of schema 1", "a", None)
+    bet("another of schema 1", "b", None)
+    bet("first", "c", "k")
+    with pytest.raises(apsw.ConstraintError, match="idempotency_key"):
+        bet("second", "d", "k")
+
+
+def test_a_release_of_schema_1_keeps_working(tmp_path: Path) -> None:
+    path = tmp_path / "m.db"
+    migrate(path, available()[:1])
+    connection = open_writer(path)
+    user = "INSERT INTO users (id, wallet_address, created_at, updated_at) VALUES (?, ?, 0, 0)"
+    bet = (
+        "INSERT INTO bets (id, user_id, cell_id, amount, min_reward_rate_bps, status, placed_at)"
+        " VALUES (?, 'u', ?, 100, NULL, 'pending', 1)"
+    )
+    connection.execute(user, ("u", "w"))
+    connection.execute(bet, ("before", "a"))
+    connection.close()
+    migrate(path)
+    connection = open_writer(path)
+    connection.execute(bet, ("after", "b"))
+    connection.execute("INSERT INTO idempotency_keys VALUES ('u', 'k', x'00', 'after', '{}', 1)")
+    with pytest.raises(apsw.ConstraintError):
+        connection.execute(bet, ("twice", "b"))
+    connection.close()

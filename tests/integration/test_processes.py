@@ -228,7 +228,7 @@ async def test_tap_health_tells_each_service(environment: dict[str, str]) -> Non
 
 def test_tap_migrates_once_and_backs_up(tmp_path: Path) -> None:
     settings = {"DB_PATH": str(tmp_path / "bets.db")}
-    assert tap(settings, "migrate").stdout == "applied 001_initial.sql\n"
+    assert tap(settings, "migrate").stdout == ("applied 001_initial.sql\napplied 002_money.sql\n")
     assert tap(settings, "migrate").stdout == "the schema is up to date\n"
     done = tap(settings, "backup", "--dest", str(tmp_path / "copies"), "--keep", "2")
     assert done.returncode == 0

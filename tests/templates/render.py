@@ -67,7 +67,8 @@ def accepts(role: str, task: str, **overrides: Any) -> bool:
 def variables(role: str, **overrides: Any) -> dict[str, Any]:
     """A role's defaults and private variables, the overrides over them, and the facts."""
     trusted = {name: _trust(value) for name, value in overrides.items()}
-    return {"ansible_facts": FACTS} | _declared(role) | trusted
+    machine = {"ansible_facts": FACTS, "inventory_hostname": "tap-vm"}
+    return machine | _declared(role) | trusted
 
 
 @cache

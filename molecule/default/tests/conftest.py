@@ -5,6 +5,7 @@ Mark a test with the units it is about: when it fails, their journal is printed.
 """
 
 import asyncio
+import functools
 import itertools
 import json
 import os
@@ -20,6 +21,8 @@ from typing import Any
 
 import pytest
 from aiohttp import ClientSession, TCPConnector, WSMsgType
+from base58 import b58encode
+from nacl.signing import SigningKey
 from testinfra.host import Host
 
 from e2e.site.machine import ROOT, Machine, add_journal
@@ -132,6 +135,10 @@ class Answer:
         return json.loads(self.text)
 
 
+#: The site as the machine itself reaches it.
+BASE = "http://127.0.0.1"
+
+
 @dataclass
 class Site:
     """The site as asked from inside the machine."""
@@ -159,16 +166,42 @@ class Site:
             int(first.split()[1]), {name.lower(): text for name, text in headers.items()}, body
         )
 
-    def bet(
-        self, cell_id: str, key: str, amount: int = 500, base: str = "http://127.0.0.1"
-    ) -> Answer:
-        """Place a bet."""
-        body = json.dumps({"cell_id": cell_id, "amount": amount})
+    def post(self, path: str, body: object, *options: str, base: str = BASE) -> Answer:
+        """POST a JSON body."""
         return self.get(
-            f"{base}/api/bets",
-            *("--header", "'Content-Type: application/json'"),
-            *("--header", f"'Idempotency-Key: {key}'", "--data-binary", f"'{body}'"),
+            f"{base}{path}",
+            *("--header", "'Content-Type: application/json'", *options),
+            *("--data-binary", f"'{json.dumps(body)}'"),
         )
+
+    def sign_in(self) -> str:
+        """A new wallet, signed in; returns its token."""
+        wallet = SigningKey.generate()
+        address = b58encode(bytes(wallet.verify_key)).decode()
+        asked = self.post("/api/auth/challenge", {"address": address}).json
+        signature = b58encode(wallet.sign(asked["message"].encode()).signature).decode()
+        answer = self.post(
+            "/api/auth/verify",
+            {"address": address, "nonce": asked["nonce"], "signature": signature},
+        )
+        assert answer.status == 200, answer.text
+        return str(answer.json["token"])
+
+    @functools.cached_property
+    def token(self) -> str:
+        """The token of the wallet that these tests share."""
+        return self.sign_in()
+
+    @property
+    def bearer(self) -> tuple[str, str]:
+        """Options that make a request this wallet's."""
+        return ("--header", f"'Authorization: Bearer {self.token}'")
+
+    def bet(self, cell_id: str, key: str, amount: int = 500, base: str = BASE) -> Answer:
+        """Place a bet."""
+        body = {"cell_id": cell_id, "amount": amount}
+        options = (*self.bearer, "--header", f"'Idempotency-Key: {key}'")
+        return self.post("/api/bets", body, *options, base=base)
 
     def wait_until_healthy(self, seconds: float = 30) -> None:
         """Wait for the API to say through Nginx that it is well."""

@@ -39,12 +39,12 @@ def test_a_kill_is_healed_within_10_seconds_ten_times_in_a_row(
 
 @pytest.mark.units("tap-trading-api")
 def test_a_restart_refuses_no_request(
-    probe: Callable[..., Any], place_bet: Any, measured: Callable[[str], None]
+    probe: Callable[..., Any], place_bet: Any, site: Any, measured: Callable[[str], None]
 ) -> None:
     key = str(uuid.uuid4())
     bet = place_bet(key=key)
     assert bet.status == 202
-    seen = probe("load", bet.json["cell_id"], key, 3, timeout=120)
+    seen = probe("load", bet.json["cell_id"], key, site.token, 3, timeout=120)
     measured(f"requests during three restarts of the API: {seen['statuses']}")
     assert seen["failures"] == []
     assert set(seen["statuses"]) == {"GET 200", "POST 202"}
@@ -55,6 +55,7 @@ def test_a_restart_refuses_no_request(
 
 @pytest.fixture
 def without_api(machine: Machine, site: Any) -> Iterator[None]:
+    assert site.token  # nobody signs in later
     machine.run(f"systemctl stop {API}")
     yield
     machine.run(f"systemctl start {API}")

@@ -12,6 +12,7 @@ from e2e.site.machine import Machine
 
 RUNNING = (
     *(f"tap-trading-{name}.{kind}" for name in ("api", "ws", "price") for kind in ("service", "socket")),
+    "tap-trading-audit.timer",
     "tap-trading-backup.timer",
     "tap-trading-disk-watch.timer",
     "nginx.service",

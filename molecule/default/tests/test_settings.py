@@ -29,10 +29,16 @@ def settings(machine: Machine, inventory: str) -> dict[str, Any]:
     return dict(json.loads(shown.stdout))
 
 
-def test_they_are_those_of_production_but_for_the_machines_own(settings: dict[str, Any]) -> None:
+def test_they_are_those_of_production_but_for_the_machines_own(
+    settings: dict[str, Any], machine: Machine, inventory: str
+) -> None:
     own = yaml.safe_load((ROOT / "inventory/local/host_vars/tap-vm.yml").read_text())
+    hosts = yaml.safe_load((ROOT / inventory / "hosts.yml").read_text())
+    reached = hosts["all"]["children"]["tap_trading"]["hosts"][machine.name]
+    site = {name: value for name, value in reached.items() if name.startswith("services_site_")}
     ours = {name: value for name, value in settings.items() if not name.startswith("ansible_")}
-    assert ours == GROUP_VARS | own
+    assert ours == GROUP_VARS | own | site
+    assert len(site) == 2
 
 
 def test_group_vars_reached_the_machine(host: Host) -> None:

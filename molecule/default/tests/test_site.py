@@ -61,7 +61,8 @@ def test_the_api_reads_and_writes_sqlite_and_redis(site: Any, scheme: str) -> No
         "sqlite": "ok",  # a real write
         "redis": "ok",
         "price": "open",
-        "schema": "version 1",
+        "revocations": "ok",
+        "schema": "version 2",
     }
 
 
@@ -138,12 +139,27 @@ def test_a_bet_is_taken_and_is_in_the_database(place_bet: Any, host: Host) -> No
     bet = answer.json
     assert bet["status"] == "accepted"
     assert bet["amount"] == 1000
-    assert bet["balance"] is None
+    assert bet["balance"] >= 0
     row = host.check_output(
         "sqlite3 -readonly -json /data/bets.db %s",
         f"SELECT cell_id, amount, status FROM bets WHERE id = '{bet['bet_id']}'",
     )
     assert json.loads(row) == [{"cell_id": bet["cell_id"], "amount": 1000, "status": "pending"}]
+
+
+def test_without_a_session_nobody_bets(site: Any) -> None:
+    answer = site.post("/api/bets", {}, "--header 'Idempotency-Key: k'")
+    assert (answer.status, answer.json["code"]) == (401, "unauthenticated")
+
+
+def test_bets_go_through_kept_connections(place_bet: Any, host: Host) -> None:
+    def opened() -> int:
+        found = host.check_output("ss --no-header --numeric state established sport = :8080")
+        return len(found.splitlines())
+
+    for _ in range(5):
+        assert place_bet().status == 202
+    assert opened() >= 1
 
 
 def test_a_bet_asked_twice_is_placed_once(place_bet: Any, site: Any) -> None:
@@ -174,7 +190,7 @@ def test_a_bet_asked_twice_is_placed_once(place_bet: Any, site: Any) -> None:
 def test_bad_input_gets_one_clear_problem(
     site: Any, options: list[str], status: int, code: str
 ) -> None:
-    answer = site.get("http://localhost/api/bets", *options)
+    answer = site.get("http://localhost/api/bets", *site.bearer, *options)
     assert answer.status == status
     assert answer.headers["content-type"].startswith("application/problem+json")
     assert answer.json["code"] == code

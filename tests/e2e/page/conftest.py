@@ -8,6 +8,7 @@ import pytest_asyncio
 from build_frontend import build
 from playwright.async_api import Page, expect
 
+from e2e.conftest import Complaints
 from e2e.page.fake_site import FakeSite, serve
 
 
@@ -25,8 +26,12 @@ async def site(dist: Path) -> AsyncIterator[FakeSite]:
 
 
 @pytest.fixture
-def page(site: FakeSite, page: Page) -> Page:
-    """The page closes before the site does, or it would report the site's end as an error."""
+def page(site: FakeSite, page: Page, complaints: Complaints) -> Page:
+    """The page closes before the site does, or it would report the site's end as an error.
+
+    The page asks at every load who is signed in; that nobody is, is no error.
+    """
+    complaints.expect_failed_load("/api/me")
     return page
 
 

@@ -1,4 +1,4 @@
-"""A site that plays whatever a test needs: the built page, a stream and a bet endpoint.
+"""A site that plays whatever a test needs: the built page, a stream, accounts and bets.
 
 Run it to look at the page without the services:
 
@@ -10,6 +10,7 @@ import asyncio
 import json
 import math
 import random
+import secrets
 import sys
 import time
 from collections.abc import AsyncIterator, Callable
@@ -19,7 +20,10 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+import base58
 from aiohttp import WSCloseCode, web
+from nacl.exceptions import BadSignatureError
+from nacl.signing import VerifyKey
 
 CSP = (
     "default-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'; "
@@ -28,7 +32,12 @@ CSP = (
 BAR_MS = 100
 COLUMN_S = 5
 STEP = 1_000
+CREDIT = 100_000
+COOKIE = "tap_session"
 PROXY_PAGE = "<html><body><h1>503 Service Temporarily Unavailable</h1></body></html>"
+
+
+Answer = Callable[[], web.StreamResponse]
 
 
 @dataclass
@@ -37,36 +46,145 @@ class BetRequest:
 
     key: str | None
     body: dict[str, Any]
+    authorization: str | None
+
+
+@dataclass
+class Accounts:
+    """Who is known and signed in, as the API has it.
+
+    `answers` are used up one per request to their path, before anything else happens. `domain`,
+    `uri`, `names` and `asks_for_nonce` put something else than the truth into the text to sign.
+    Without `keeps_cookies` a session is known by its bearer token alone, as over plain HTTP.
+    """
+
+    balances: dict[str, int] = field(default_factory=dict)
+    sessions: dict[str, str] = field(default_factory=dict)
+    challenges: dict[str, tuple[str, str]] = field(default_factory=dict)
+    calls: list[str] = field(default_factory=list)
+    answers: dict[str, list[Answer]] = field(default_factory=dict)
+    domain: str | None = None
+    uri: str | None = None
+    names: str | None = None
+    asks_for_nonce: str | None = None
+    keeps_cookies: bool = True
+
+    def routes(self, app: web.Application) -> None:
+        for method, name, handler in (
+            ("POST", "auth/challenge", self._challenge),
+            ("POST", "auth/verify", self._verify),
+            ("POST", "auth/logout", self._logout),
+            ("GET", "me", self._me),
+        ):
+            app.router.add_route(method, f"/api/{name}", self._counted(name, handler))
+
+    def owner(self, request: web.Request) -> str | None:
+        """The address of the session that a request belongs to."""
+        return self.sessions.get(self._token(request))
+
+    @staticmethod
+    def _token(request: web.Request) -> str:
+        authorization = request.headers.get("Authorization")
+        if authorization is not None:
+            return authorization.removeprefix("Bearer ")
+        return request.cookies.get(COOKIE, "")
+
+    def _counted(self, name: str, handler: Any) -> Any:
+        async def counted(request: web.Request) -> web.StreamResponse:
+            self.calls.append(name)
+            if waiting := self.answers.get(name):
+                return waiting.pop(0)()
+            response: web.StreamResponse = await handler(request)
+            return response
+
+        return counted
+
+    async def _challenge(self, request: web.Request) -> web.StreamResponse:
+        address = (await request.json())["address"]
+        if len(base58.b58decode(address)) != 32:
+            return problem(400, "malformed", "address must be an Ed25519 public key in base58.")()
+        nonce = secrets.token_hex(11)
+        text = sign_in_text(
+            self.domain or request.host,
+            self.names or address,
+            self.asks_for_nonce or nonce,
+            self.uri or f"http://{self.domain or request.host}",
+        )
+        self.challenges[nonce] = (address, text)
+        return web.json_response({"nonce": nonce, "message": text, "expires_at": now_text()})
+
+    async def _verify(self, request: web.Request) -> web.StreamResponse:
+        asked = await request.json()
+        address, text = self.challenges.pop(asked["nonce"], ("", ""))
+        if address != asked["address"]:
+            return problem(401, "bad_nonce", "This nonce is unknown, used or expired.")()
+        try:
+            VerifyKey(base58.b58decode(address)).verify(
+                text.encode(), base58.b58decode(asked["signature"])
+            )
+        except BadSignatureError:
+            return problem(401, "bad_signature", "This is not the address' signature.")()
+        token = secrets.token_urlsafe(32)
+        self.sessions[token] = address
+        self.balances.setdefault(address, CREDIT)
+        response = web.json_response(
+            {"token": token, "user_id": f"usr_{address[:8]}", "expires_at": now_text()}
+        )
+        if self.keeps_cookies:
+            response.set_cookie(COOKIE, token, secure=True, httponly=True, samesite="Strict")
+        return response
+
+    async def _logout(self, request: web.Request) -> web.StreamResponse:
+        if self.owner(request) is None:
+            return unauthenticated()
+        del self.sessions[self._token(request)]
+        response = web.Response(status=204)
+        response.del_cookie(COOKIE)
+        return response
+
+    async def _me(self, request: web.Request) -> web.StreamResponse:
+        address = self.owner(request)
+        if address is None:
+            return unauthenticated()
+        return web.json_response({
+            "user_id": f"usr_{address[:8]}",
+            "address": address,
+            "balance": self.balances[address],
+            "currency": "USD",
+        })  # fmt: skip
 
 
 @dataclass
 class FakeSite:
     """State and levers.
 
-    `answers` are used up one per bet request, then bets are accepted; not `accepting` answers the
-    stream like a proxy without a site; `mute` leaves pings unanswered; `blank` knows no price.
+    `answers` are used up one per bet request of somebody signed in, then bets are accepted; not
+    `accepting` answers the stream like a proxy without a site; `mute` leaves pings unanswered;
+    `blank` knows no price.
     """
 
     dist: Path
+    accounts: Accounts = field(default_factory=Accounts)
     state: str = "open"
     with_grid: bool = True
     price: int = 6_421_357
     url: str = ""
     bets: list[BetRequest] = field(default_factory=list)
-    answers: list[Callable[[], web.StreamResponse]] = field(default_factory=list)
+    answers: list[Answer] = field(default_factory=list)
     sockets: set[web.WebSocketResponse] = field(default_factory=set)
     connections: int = 0
     pings: int = 0
     accepting: bool = True
     mute: bool = False
     blank: bool = False
-    version_answer: Callable[[], web.StreamResponse] | None = None
+    version_answer: Answer | None = None
 
     def app(self) -> web.Application:
         app = web.Application(middlewares=[_secured])
         app.router.add_get("/", self._index)
         app.router.add_static("/assets", self.dist / "assets")
         app.router.add_get("/ws", self._stream)
+        self.accounts.routes(app)
         app.router.add_post("/api/bets", self._bet)
         app.router.add_get("/api/version", self._version)
         app.on_shutdown.append(self._close_all)
@@ -142,10 +260,15 @@ class FakeSite:
 
     async def _bet(self, request: web.Request) -> web.StreamResponse:
         body = await request.json()
-        self.bets.append(BetRequest(request.headers.get("Idempotency-Key"), body))
+        given = request.headers
+        self.bets.append(BetRequest(given.get("Idempotency-Key"), body, given.get("Authorization")))
+        owner = self.accounts.owner(request)
+        if owner is None:
+            return unauthenticated()
         if self.answers:
             return self.answers.pop(0)()
-        return accepted(body, f"bet_{len(self.bets):04}")
+        self.accounts.balances[owner] -= body["amount"]
+        return accepted(body, f"bet_{len(self.bets):04}", self.accounts.balances[owner])
 
     async def _version(self, _request: web.Request) -> web.StreamResponse:
         if self.version_answer is not None:
@@ -182,14 +305,30 @@ async def serve(site: FakeSite, port: int = 0) -> AsyncIterator[FakeSite]:
         await runner.cleanup()
 
 
-def accepted(body: dict[str, Any], bet_id: str) -> web.Response:
+def sign_in_text(domain: str, address: str, nonce: str, uri: str) -> str:
+    """What the API asks a wallet to sign."""
+    return (
+        f"{domain} wants you to sign in with your Solana account:\n{address}\n\n"
+        "Sign in to BTC tap trading. This moves no funds and costs nothing.\n\n"
+        f"URI: {uri}\nVersion: 1\nChain ID: mainnet\nNonce: {nonce}\n"
+        f"Issued At: {now_text()}\nExpiration Time: {now_text()}"
+    )
+
+
+def unauthenticated() -> web.Response:
+    return problem(401, "unauthenticated", "Sign in first: there is no such session.")()
+
+
+def accepted(
+    body: dict[str, Any], bet_id: str, balance: int, placed_at: str | None = None
+) -> web.Response:
     answer = {
         "status": "accepted",
         "bet_id": bet_id,
         "cell_id": body["cell_id"],
         "amount": body["amount"],
-        "balance": None,
-        "placed_at": now_text(),
+        "balance": balance,
+        "placed_at": placed_at or now_text(),
     }
     return web.json_response(answer, status=202)
 

@@ -1,6 +1,7 @@
 """What a trader does and sees, as steps for the tests."""
 
 import asyncio
+import re
 import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
@@ -45,6 +46,12 @@ async def expect_state(page: Page, state: str, seconds: float = 10) -> None:
     )
 
 
+async def expect_live(page: Page) -> None:
+    """Connected, and showing a price: the first start on a busy machine takes its time."""
+    await expect_state(page, "live", 30)
+    await expect(page.locator("#price")).to_have_attribute("data-price", re.compile(r"^\d+$"))
+
+
 async def expect_answer(page: Page, words: str, seconds: float = 10) -> None:
     await expect(page.locator("#answer")).to_contain_text(words, timeout=seconds * 1_000)
 
@@ -53,6 +60,22 @@ async def expect_bet(page: Page, cell_id: str, bet: str) -> None:
     await expect(page.locator(f'[id=cells] [data-cell-id="{cell_id}"]')).to_have_attribute(
         "data-bet", bet
     )
+
+
+async def expect_account(page: Page, state: str) -> None:
+    """`state` as in `#account` `data-state`: out, in, impossible …"""
+    await expect(page.locator("#account")).to_have_attribute("data-state", state)
+
+
+async def expect_balance(page: Page, cents: int) -> None:
+    await expect(page.locator("#balance")).to_have_attribute("data-cents", str(cents))
+
+
+async def sign_in(page: Page) -> str:
+    """Signs in with the button; returns the account's address."""
+    await page.get_by_role("button", name="Start practising").click()
+    await expect_account(page, "in")
+    return str(await page.locator("#address").get_attribute("data-address"))
 
 
 async def until(condition: Callable[[], bool], seconds: float = 10) -> None:

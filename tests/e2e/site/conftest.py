@@ -9,15 +9,14 @@ import re
 from collections.abc import Generator
 from typing import Any
 
+import aiohttp
 import pytest
 import pytest_asyncio
-from playwright.async_api import Page, expect
+from playwright.async_api import Page
 
+from e2e.conftest import Complaints
+from e2e.page.steps import expect_live
 from e2e.site.machine import Machine, add_journal, machine_at
-
-PRICE = re.compile(r"^\d+$")
-#: The first start on a busy machine takes its time.
-LIVE_WITHIN_MS = 30_000
 
 
 @pytest.hookimpl(wrapper=True)
@@ -48,12 +47,40 @@ def context_options(context_options: dict[str, Any]) -> dict[str, Any]:
     return {**context_options, "ignore_https_errors": True}
 
 
+@pytest_asyncio.fixture(scope="session", loop_scope="session")
+async def home(machine: Machine) -> str:
+    """The one of the machine's addresses that its texts to sign name: wallets sign only there."""
+    any_address = "4vJ9JU1bJJE96FWSJKvHsmmFADCg4gpZQff4P3bkLKi"
+    url = f"{machine.https}/api/auth/challenge"
+    async with (
+        aiohttp.ClientSession() as session,
+        session.post(url, json={"address": any_address}, ssl=False) as answer,
+    ):
+        assert answer.status == 200, await answer.text()
+        text = (await answer.json())["message"]
+    [named] = re.findall(r"^URI: (\S+?)/?$", text, re.MULTILINE)
+    assert named in (machine.http, machine.https)
+    return str(named)
+
+
+@pytest.fixture
+def page(page: Page, complaints: Complaints) -> Page:
+    """The page asks at every load who is signed in; that nobody is, is no error."""
+    complaints.expect_failed_load("/api/me")
+    return page
+
+
 @pytest_asyncio.fixture(loop_scope="session")
 async def live_page(page: Page, url: str) -> Page:
-    """The page, connected and showing a price."""
+    """The page at each of its addresses, connected and showing a price."""
     await page.goto(url)
-    await expect(page.locator("#connection")).to_have_attribute(
-        "data-state", "live", timeout=LIVE_WITHIN_MS
-    )
-    await expect(page.locator("#price")).to_have_attribute("data-price", PRICE)
+    await expect_live(page)
+    return page
+
+
+@pytest_asyncio.fixture(loop_scope="session")
+async def home_page(page: Page, home: str) -> Page:
+    """The page at the address where one can sign in."""
+    await page.goto(home)
+    await expect_live(page)
     return page

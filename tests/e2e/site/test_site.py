@@ -2,17 +2,22 @@
 
 import asyncio
 import json
+import re
+import shlex
 import time
+from typing import Any
 
 from playwright.async_api import Page, WebSocket, expect
 
+from e2e.conftest import Complaints
 from e2e.page import steps
-from e2e.page.steps import expect_answer, expect_bet, expect_state
+from e2e.page.steps import expect_account, expect_answer, expect_bet, expect_live, expect_state
 from e2e.site.machine import Machine
 
 #: Far above what the benchmark (tests/bench/frame_latency.py) measures: a bound for sanity only.
 SLOWEST_MS = 1_000
 PRICES = 30
+CENTS = re.compile(r"^\d+$")
 
 
 async def shown(page: Page) -> tuple[int, int]:
@@ -24,13 +29,11 @@ async def shown(page: Page) -> tuple[int, int]:
     )
 
 
-async def free_cell(page: Page, machine: Machine) -> dict[str, str | float]:
-    """The open cell nearest to the price that nobody has staked on: bets of earlier tests stay.
+async def nearest_cell(page: Page, taken: str = "") -> dict[str, str | float]:
+    """The open cell nearest to the price: rows at the edge may leave the grid with the next one.
 
-    Rows at the edge of the grid may leave it with the next price.
+    A page does not know what was `taken` before it was loaded.
     """
-    statement = "SELECT cell_id FROM bets ORDER BY placed_at DESC LIMIT 500"
-    taken = await asyncio.to_thread(machine.run, f"sqlite3 -readonly /data/bets.db '{statement}'")
     await expect(page.locator(".cell[aria-disabled=false]").first).to_be_attached()
     aims = await page.evaluate(steps._OPEN_CELLS_IN_SIGHT)
     _, cents = await shown(page)
@@ -39,9 +42,25 @@ async def free_cell(page: Page, machine: Machine) -> dict[str, str | float]:
         low, high = map(int, str(target["id"]).split(":")[3:])
         return abs((low + high) / 2 - cents)
 
-    free = [target for target in aims if target["id"] not in taken.split()]
-    assert free, "every cell in sight is taken"
+    free = [target for target in aims if target["id"] != taken]
+    assert free, "no free cell in sight"
     return dict(min(free, key=distance))
+
+
+async def rows(machine: Machine, statement: str) -> Any:
+    """What the database of bets answers."""
+    command = f"sqlite3 -readonly -json /data/bets.db {shlex.quote(statement)}"
+    return json.loads(await asyncio.to_thread(machine.run, command) or "[]")
+
+
+async def account(page: Page) -> tuple[str, int]:
+    """Address and balance (cents) that are shown."""
+    await expect_account(page, "in")
+    await expect(page.locator("#balance")).to_have_attribute("data-cents", CENTS)
+    return (
+        str(await page.locator("#address").get_attribute("data-address")),
+        int(str(await page.locator("#balance").get_attribute("data-cents"))),
+    )
 
 
 async def test_the_price_moves(live_page: Page) -> None:
@@ -57,22 +76,75 @@ async def test_the_price_moves(live_page: Page) -> None:
     assert abs(max(stamps) - time.time() * 1000) < 3_000
 
 
-async def test_a_tap_places_a_bet_that_is_in_the_database(
-    live_page: Page, machine: Machine
+async def test_the_first_tap_signs_in_and_places_a_bet_that_is_in_the_database(
+    home_page: Page, machine: Machine
 ) -> None:
-    await live_page.get_by_label("$10", exact=True).check()
-    target = await free_cell(live_page, machine)
-    await live_page.mouse.click(float(target["x"]), float(target["y"]))
-    await expect_answer(live_page, "Accepted: $10 on ")
+    await expect_account(home_page, "out")
+    await home_page.get_by_label("$10", exact=True).check()
+    target = await nearest_cell(home_page)
+    await home_page.mouse.click(float(target["x"]), float(target["y"]))
+    await expect_answer(home_page, "Accepted: $10 on ")
     cell_id = str(target["id"])
-    await expect_bet(live_page, cell_id, "pending")
-    bet_id = await live_page.locator("#taps li").first.get_attribute("data-bet-id")
-    rows = await asyncio.to_thread(
-        machine.run,
-        "sqlite3 -readonly -json /data/bets.db"
-        f" \"SELECT cell_id, amount, status FROM bets WHERE id = '{bet_id}'\"",
+    await expect_bet(home_page, cell_id, "pending")
+    address, balance = await account(home_page)
+    bet_id = await home_page.locator("#taps li").first.get_attribute("data-bet-id")
+    assert await rows(
+        machine,
+        "SELECT wallet_address, balance, cell_id, amount, status"
+        f" FROM bets JOIN users ON users.id = user_id WHERE bets.id = '{bet_id}'",
+    ) == [
+        {
+            "wallet_address": address,
+            "balance": balance,
+            "cell_id": cell_id,
+            "amount": 1000,
+            "status": "pending",
+        }
+    ]
+
+
+async def stake_a_dollar(page: Page, taken: str = "") -> str:
+    """Stakes on the nearest cell but the one that is taken; returns its id."""
+    await page.get_by_label("$1", exact=True).check()
+    target = await nearest_cell(page, taken)
+    await page.mouse.click(float(target["x"]), float(target["y"]))
+    await expect_answer(page, "Accepted: $1 on ")
+    return str(target["id"])
+
+
+async def test_the_account_outlives_the_page_and_its_sessions(
+    home_page: Page, complaints: Complaints
+) -> None:
+    complaints.expect_failed_load("/api/bets")
+    await steps.sign_in(home_page)
+    address, balance = await account(home_page)
+    taken = await stake_a_dollar(home_page)
+    await home_page.reload()  # the cookie knows
+    assert await account(home_page) == (address, balance - 100)
+
+    ended = await home_page.evaluate(
+        "async () => (await fetch('/api/auth/logout', {method: 'POST'})).status"
     )
-    assert json.loads(rows) == [{"cell_id": cell_id, "amount": 1000, "status": "pending"}]
+    assert ended == 204
+    await stake_a_dollar(home_page, taken)  # signs in again
+    await steps.expect_balance(home_page, balance - 200)
+    assert await account(home_page) == (address, balance - 200)
+
+    await home_page.get_by_role("button", name="Sign out").click()
+    await expect_account(home_page, "out")
+    assert await home_page.context.cookies() == []
+
+
+async def test_at_another_address_than_the_sites_own_nothing_is_signed(
+    page: Page, machine: Machine, home: str
+) -> None:
+    [other] = {machine.http, machine.https} - {home}
+    await page.goto(other)
+    await expect_live(page)
+    await page.get_by_role("button", name="Start practising").click()
+    named, here = (address.partition("//")[2] for address in (home, other))
+    await expect_answer(page, f"the text to sign is for {named}, but this page is {here}.")
+    await expect_account(page, "out")
 
 
 async def test_the_footer_names_the_live_release(live_page: Page, machine: Machine) -> None:

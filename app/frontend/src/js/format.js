@@ -17,6 +17,12 @@ export const price = (cents) => dollars.format(cents / 100);
 /** Whole dollars without cents: $5, $84,210; otherwise with them. @param {number} cents */
 export const money = (cents) => (cents % 100 === 0 ? wholeDollars : dollars).format(cents / 100);
 
+/** Always with its cents: $1,000.00. @param {number} cents */
+export const balance = price;
+
+/** @param {string} address base58 */
+export const shortAddress = (address) => `${address.slice(0, 4)}…${address.slice(-4)}`;
+
 /** @param {number} low cents @param {number} high cents */
 export const band = (low, high) => `${money(low)} – ${money(high)}`;
 

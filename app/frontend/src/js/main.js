@@ -1,3 +1,5 @@
+import { AccountPanel } from './account.js';
+import { Problem } from './api.js';
 import { placeBet } from './bets.js';
 import { describe } from './cell.js';
 import { Chart } from './chart.js';
@@ -10,10 +12,12 @@ import { Market, STATE_WORDS } from './market.js';
 import { PriceStore, WINDOW_MS } from './price_store.js';
 import { Readout } from './readout.js';
 import { ServerClock } from './server_clock.js';
+import { Session } from './session.js';
 import { LiveSocket } from './socket.js';
 import { Taps } from './taps.js';
 import { showVersion } from './version.js';
 import { View } from './view.js';
+import { openWallet } from './wallet.js';
 
 const REFUSED_SHOWN_MS = 4_000;
 const STALE_LINE_MS = 1_500;
@@ -32,6 +36,8 @@ const chart = new Chart(
   /** @type {HTMLCanvasElement} */ (byId('chart')), byId('cells'),
   (width, height) => view.resize(width, height),
 );
+const session = new Session(openWallet(), { host: location.host, onChange: showAccount });
+const panel = new AccountPanel(byId('account'), comeOrGo);
 const calm = matchMedia('(prefers-reduced-motion: reduce)');
 
 /* What arrives */
@@ -86,7 +92,7 @@ function showState() {
   const seen = { hasPrice: prices.last !== undefined, hasCells: grid.hasOpenCells(clock.now()) };
   const notice = market.notice(state, seen);
   if (byId('notice').textContent !== notice) byId('notice').textContent = notice;
-  grid.setTakesBets(market.takesBets());
+  grid.setTakesBets(market.takesBets() && session.state !== 'impossible');
 }
 
 /** @param {number} elapsed ms */
@@ -118,6 +124,27 @@ function ticks() {
   return [...past, ...ahead];
 }
 
+/* The account */
+
+function showAccount() {
+  panel.show(session);
+  if (session.state === 'impossible') answer('refused', session.walletProblem?.message ?? '');
+  showState();
+}
+
+async function comeOrGo() {
+  const goes = session.state === 'in';
+  try {
+    await (goes ? session.end() : session.begin());
+    answer('', goes
+      ? 'Signed out. Your wallet stays in this browser, and the next tap signs it in again.'
+      : 'Signed in. Tap a cell to stake on it.');
+  } catch (problem) {
+    if (!(problem instanceof Problem)) throw problem;
+    answer('refused', `Not signed ${goes ? 'out' : 'in'}: ${problem.message}`);
+  }
+}
+
 /* Stakes and taps */
 
 /** Bets without an answer, by cell: a second tap asks again with the same key and amount. */
@@ -131,19 +158,21 @@ async function tap(cell) {
   const what = `${format.money(bet.amount)} on ${describe(cell)}`;
   const setTap = taps.add(bet);
   grid.mark(cell.id, 'sending', bet.amount);
-  answer('sending', `Sending ${what}.`);
+  answer('sending', session.state === 'in' ? `Sending ${what}.` : `Signing in, then sending ${what}.`);
 
-  const outcome = await placeBet(bet, (attempt, of) => {
+  const outcome = await placeBet(bet, session, (attempt, of) => {
     answer('sending', `No answer yet, trying again (${attempt} of ${of}): ${what}.`);
   });
 
   if (outcome.kind === 'accepted') {
+    session.takeBalance(outcome.balance, outcome.placedAt);
     grid.mark(cell.id, 'pending', bet.amount);
     setTap('pending', outcome.betId);
     answer('pending', `Accepted: ${what}. Bet id ${outcome.betId}.`);
     return;
   }
   if (outcome.kind === 'unknown') unanswered.set(cell.id, bet);
+  if (outcome.kind === 'refused' && outcome.code === 'insufficient_funds') session.refresh();
   grid.mark(cell.id, outcome.kind, bet.amount);
   setTap(outcome.kind);
   answer(outcome.kind, outcome.kind === 'refused' ? `Not placed: ${outcome.words}` : outcome.words);
@@ -163,7 +192,8 @@ function stake() {
 
 byId('stakes').addEventListener('change', () => grid.setStake(stake()));
 grid.setStake(stake());
-showState();
+session.restore();
+showAccount();
 socket.start();
 everyFrame(drawFrame);
 setInterval(() => {

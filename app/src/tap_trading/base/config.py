@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Literal, Self
+from urllib.parse import urlsplit
 
 from pydantic import (
     BaseModel,
@@ -75,6 +76,11 @@ TcpAddress = Annotated[Address, BeforeValidator(_tcp_address)]
 AnyAddress = Annotated[Address, BeforeValidator(_address)]
 Origin = Annotated[str, Field(pattern=r"^https?://[A-Za-z0-9.\-\[\]:]+$")]
 
+#: host or host:port, in lower case as browsers have it.
+_SITE = r"([a-z0-9]([a-z0-9.\-]*[a-z0-9])?|\[[0-9a-f:.]+\])(:[1-9][0-9]{0,4})?"
+_SITE_DOMAIN = rf"^{_SITE}$"
+_SITE_URI = rf"^https?://{_SITE}(/[A-Za-z0-9\-._~/]*)?$"
+
 
 class Settings(BaseModel):
     """All settings. The alias of a field is the name of its environment variable."""
@@ -86,6 +92,12 @@ class Settings(BaseModel):
     )
     db_path: Path = Field(
         Path("/data/bets.db"), alias="DB_PATH", description="SQLite file of bets and ledger."
+    )
+    metrics_dir: Path = Field(
+        Path("/data/metrics"),
+        alias="TAP_METRICS_DIR",
+        description="Folder of *.prom files, written by commands that run by timer; the API "
+        "shows them at /metrics with its own.",
     )
     redis_addr: AnyAddress = Field(
         Address("localhost", 6379),
@@ -121,6 +133,17 @@ class Settings(BaseModel):
         description="Other web origins that may call the API (CORS) and open WebSockets, "
         "separated by commas. The site's own origin always may.",
     )
+    site_domain: Annotated[str, Field(pattern=_SITE_DOMAIN, max_length=200)] = Field(
+        "localhost",
+        alias="TAP_SITE_DOMAIN",
+        description="The site's host (and port, unless it is the usual one) as visitors type it. "
+        "Wallets show it in the text to sign and compare it with the page's address.",
+    )
+    site_uri: Annotated[str, Field(pattern=_SITE_URI, max_length=250)] = Field(
+        "http://localhost",
+        alias="TAP_SITE_URI",
+        description="The site's web address, at that domain; the text to sign names it too.",
+    )
     ws_max_clients: int = Field(
         12_000,
         alias="TAP_WS_MAX_CLIENTS",
@@ -135,6 +158,41 @@ class Settings(BaseModel):
         alias="TAP_STAKES",
         min_length=1,
         description="The stakes a trader may choose from, in cents, separated by commas.",
+    )
+    max_open_stake: int = Field(
+        1_000_000,
+        alias="TAP_MAX_OPEN_STAKE",
+        gt=0,
+        le=10**15,
+        description="The most that a user may have at stake at once, in cents.",
+    )
+    max_cell_stake: int = Field(
+        5_000_000,
+        alias="TAP_MAX_CELL_STAKE",
+        gt=0,
+        le=10**15,
+        description="The most that may be at stake on a cell, all users together, in cents.",
+    )
+    max_column_stake: int = Field(
+        50_000_000,
+        alias="TAP_MAX_COLUMN_STAKE",
+        gt=0,
+        le=10**15,
+        description="The most that may be at stake on a column, all users together, in cents.",
+    )
+    practice_credit: int = Field(
+        100_000,
+        alias="TAP_PRACTICE_CREDIT",
+        ge=0,
+        le=10**12,
+        description="What a new account is credited with, in cents; 0 switches practising off.",
+    )
+    wallet_rate: int = Field(
+        300,
+        alias="TAP_WALLET_RATE",
+        ge=1,
+        le=1_000_000,
+        description="Requests that a wallet may send in a minute; one more is refused with 429.",
     )
     grid_width_s: int = Field(
         5,
@@ -183,6 +241,15 @@ class Settings(BaseModel):
     def _replay_needs_a_file(self) -> Self:
         if self.price_source == "replay" and self.replay_file is None:
             raise ValueError("TAP_PRICE_SOURCE=replay needs TAP_REPLAY_FILE")
+        return self
+
+    @model_validator(mode="after")
+    def _one_site(self) -> Self:
+        if urlsplit(self.site_uri).netloc != self.site_domain:
+            raise ValueError(
+                f"TAP_SITE_URI={self.site_uri} is not an address at "
+                f"TAP_SITE_DOMAIN={self.site_domain}; wallets would warn of it"
+            )
         return self
 
 

@@ -34,6 +34,7 @@ WRITER_PRAGMAS: dict[str, int | str] = {
     "journal_mode": "wal",
     "synchronous": _WAL_FULL,
     "foreign_keys": 1,
+    "recursive_triggers": 1,  # REPLACE deletes, and the ledger's trigger has to hear of it
     "busy_timeout": 5000,  # ms
     "cache_size": -64000,  # KiB when negative
     "temp_store": 2,  # memory

@@ -8,6 +8,7 @@ import logging
 import sys
 from collections.abc import MutableMapping
 from datetime import UTC, datetime
+from functools import lru_cache
 from typing import Any
 
 import orjson
@@ -38,7 +39,13 @@ def rfc3339(when: datetime) -> str:
 
 def rfc3339_ms(unix_ms: int) -> str:
     """The same for a Unix time in milliseconds."""
-    return rfc3339(datetime.fromtimestamp(unix_ms / 1000, UTC))
+    seconds, ms = divmod(unix_ms, 1000)
+    return f"{_to_the_second(seconds)}.{ms:03d}Z"
+
+
+@lru_cache(maxsize=16)
+def _to_the_second(unix_s: int) -> str:
+    return datetime.fromtimestamp(unix_s, UTC).strftime("%Y-%m-%dT%H:%M:%S")
 
 
 class _ToStructlog(logging.Handler):

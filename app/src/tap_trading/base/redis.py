@@ -5,7 +5,7 @@ Nothing that money or replay protection depends on lives only here.
 
 import asyncio
 import secrets
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from typing import cast
 
 from redis.asyncio import Redis
@@ -94,11 +94,17 @@ class Subscription:
     """Messages of one channel, over reconnects.
 
     What is published while the connection is down is not seen: pub/sub keeps nothing.
+    Whoever cannot live with that gives `on_change`. It is called with True whenever Redis
+    has confirmed the subscription, also after a reconnect of the library's own, and with
+    False when the subscription is lost.
     """
 
-    def __init__(self, redis: Redis, channel: str) -> None:
+    def __init__(
+        self, redis: Redis, channel: str, on_change: Callable[[bool], None] | None = None
+    ) -> None:
         self._redis = redis
         self._channel = channel
+        self._on_change = on_change
         self.connected = False
 
     async def messages(self) -> AsyncIterator[bytes]:
@@ -110,15 +116,17 @@ class Subscription:
             try:
                 async with self._redis.pubsub() as pubsub:
                     await pubsub.subscribe(self._channel)
-                    self.connected = True
-                    if outage:
-                        log.info("subscription is back", channel=self._channel)
-                    outage, pause = False, 0.05
                     async for message in pubsub.listen():
                         if message["type"] == "message":
                             yield message["data"]
+                        elif message["type"] == "subscribe":
+                            # Only now is every later message ours: the request alone may
+                            # still have waited in a buffer.
+                            self._change(connected=True)
+                            if outage:
+                                log.info("subscription is back", channel=self._channel)
+                            outage, pause = False, 0.05
             except (RedisError, OSError) as error:
-                self.connected = False
                 ERRORS.labels("redis_subscription").inc()
                 if not outage:
                     log.warning(
@@ -126,9 +134,14 @@ class Subscription:
                     )
                 outage = True
             finally:
-                self.connected = False
+                self._change(connected=False)
             await asyncio.sleep(pause * (0.5 + secrets.randbelow(1000) / 1000))
             pause = min(pause * 2, _LONGEST_PAUSE_S)
+
+    def _change(self, *, connected: bool) -> None:
+        self.connected = connected
+        if self._on_change:
+            self._on_change(connected)
 
     async def check(self) -> str:
         """Health check: fails while the subscription is down."""

@@ -6,14 +6,17 @@ import json
 import os
 import signal
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 
 from tap_trading.base import config, version
 from tap_trading.base.config import Address, Settings
 from tap_trading.base.db import DatabaseError
+from tap_trading.cli import audit, money, show
+from tap_trading.cli.command import RefusedError, adder
 from tap_trading.ledger import backup, migrations
+from tap_trading.ledger.accounts import AccountError
 
 _TIMEOUT_S = 5.0
 
@@ -85,16 +88,11 @@ def _count(text: str) -> int:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="tap", description="Look after the tap trading site.")
-    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
-
-    def add(
-        name: str, run: Callable[[Settings, argparse.Namespace], int], help_: str
-    ) -> argparse.ArgumentParser:
-        command = commands.add_parser(name, help=help_, description=help_)
-        command.set_defaults(run=run)
-        return command
-
+    add = adder(parser, "command", "COMMAND")
     add("health", _health, "Ask every service how it is; exit code 1 if one is not well.")
+    show.add_to(add)
+    money.add_to(add)
+    audit.add_to(add)
     add("migrate", _migrate, "Bring the database's schema up to date, creating it if need be.")
     command = add("backup", _backup, "Make a checked, compressed copy of the database.")
     command.add_argument(
@@ -116,7 +114,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     except config.ConfigError as error:
         print(f"tap: wrong configuration: {error}", file=sys.stderr)
         code = 78
-    except (DatabaseError, backup.BackupError) as error:
+    except (DatabaseError, AccountError, RefusedError, backup.BackupError) as error:
         print(f"tap: {error}", file=sys.stderr)
         code = 1
     sys.exit(code)

@@ -5,6 +5,7 @@
 
 import re
 from dataclasses import dataclass
+from functools import lru_cache
 
 SYMBOL = "btc-usd"
 
@@ -27,6 +28,7 @@ class Cell:
         return f"{SYMBOL}:{self.start}:{self.width}:{self.low}:{self.high}"
 
 
+@lru_cache(maxsize=4096)  # the cells of the moment are asked for again and again
 def parse(cell_id: str) -> Cell | None:
     """The cell of an id in its one spelling (no signs, no leading zeros); else None."""
     match = _CELL_ID.fullmatch(cell_id)

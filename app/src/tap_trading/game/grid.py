@@ -8,6 +8,7 @@ every process finds the same grid from the same price.
 from collections.abc import Iterator
 from dataclasses import dataclass
 from enum import Enum
+from functools import lru_cache
 from itertools import count, takewhile
 
 from tap_trading.game.cell import Cell
@@ -41,6 +42,7 @@ class Column:
     step: int  # cents
 
 
+@lru_cache(maxsize=64)
 def step_for(price: int) -> int:
     """Height of a row, in cents, at a price in cents. At least one cent."""
     ceiling = max(price // _STEP_FRACTION, 1)

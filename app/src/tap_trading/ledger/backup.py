@@ -2,7 +2,8 @@
 
 The copy is made inside a read transaction of the release's own SQLite: it sees one
 moment, waits for nobody and is not restarted by writers. It counts as a backup only
-after its integrity check, and appears under its name in one step.
+after its integrity check and the audit of its ledger, and appears under its name in one
+step: a damaged database never pushes out the copies from before the damage.
 """
 
 import contextlib
@@ -16,7 +17,8 @@ from pathlib import Path
 import apsw
 import zstandard
 
-from tap_trading.base.db import DatabaseError, check_sqlite_version
+from tap_trading.base.db import DatabaseError, check_sqlite_version, open_reader
+from tap_trading.ledger.audit import audit
 
 _SCRATCH = ".backup-"
 
@@ -93,8 +95,13 @@ def _copy(database: Path, copy: Path) -> None:
             verdict = target.pragma("integrity_check")
             if verdict != "ok":
                 raise BackupError(f"the copy of {database} failed its integrity check: {verdict}")
-            if broken := target.execute("PRAGMA foreign_key_check").fetchall():
-                raise BackupError(f"the copy of {database} has {len(broken)} dangling references")
+        with contextlib.closing(open_reader(copy)) as checked:
+            report = audit(checked)
     except (apsw.Error, DatabaseError) as error:
         reason = error if database.exists() else "there is no such database"
         raise BackupError(f"{database}: {reason}") from error
+    if not report.clean:
+        raise BackupError(
+            f"the copy of {database} failed its audit (findings: {report.found}), the first:"
+            f" {report.findings[0]}; see all with: tap audit"
+        )

@@ -1,31 +1,44 @@
 """The one write path: jobs from many requests share a transaction and its fsync.
 
-One thread owns the writing connection. It takes whatever jobs are waiting, runs each in
-a savepoint of its own inside one BEGIN IMMEDIATE … COMMIT, and only then answers them:
-an answer means the commit is on disk. A job that fails is undone alone; its neighbours
-never notice. The writer's lock is held per batch.
+Jobs are collected on the event loop. One thread owns the writing connection: it runs a
+batch inside one BEGIN IMMEDIATE … COMMIT, and only then are its jobs answered: an answer
+means the commit is on disk. A job is either a function of its own, run in a savepoint so
+that its failure undoes it alone, or an item that is handled together with all others of
+its batch. The writer's lock is held per batch, checkpoints included.
+
+How long a batch is collected follows the load: not at all while jobs come one by one;
+for as long as they keep coming, up to a window, once they come in crowds.
 """
 
 import asyncio
 import contextvars
-import queue
 import threading
-import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Generic, TypeVar
+from queue import SimpleQueue
+from time import perf_counter
+from typing import Any, Generic, TypeVar, cast
 
 import apsw
-from prometheus_client import Counter, Histogram
+from prometheus_client import Counter, Gauge, Histogram
 
 from tap_trading.base import logger
 from tap_trading.base.db import DatabaseError, WriterLock, open_writer
 
 T = TypeVar("T")
+Item = TypeVar("Item")
+Outcome = TypeVar("Outcome")
 
 #: What a job does: reads and writes on the given connection, and returns its answer.
 Work = Callable[[apsw.Connection], T]
+#: Handles all items of a batch and returns an outcome for each, in their order.
+Together = Callable[[apsw.Connection, Sequence[Item]], Sequence[Outcome]]
+
+#: A batch of at least so many jobs was a crowd: the next one is worth collecting.
+_CROWD = 4
+#: While a batch is collected, it is looked at this often, in s.
+_TICK_S = 0.001
 
 _BATCH_JOBS = Histogram(
     "tap_batch_jobs", "Jobs in one transaction.", buckets=(1, 2, 5, 10, 25, 50, 100, 250)
@@ -36,7 +49,7 @@ _BATCH_SECONDS = Histogram(
     buckets=(0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.5, 1, 5),
 )
 _FAILED_BATCHES = Counter("tap_batches_failed_total", "Transactions that could not be written.")
-
+_WAITING = Gauge("tap_batch_waiting", "Jobs that wait for the next transaction.")
 
 _STORAGE_ERRORS = (
     apsw.FullError,
@@ -44,6 +57,9 @@ _STORAGE_ERRORS = (
     apsw.ReadOnlyError,
     apsw.CorruptError,
     apsw.NotADBError,
+    apsw.NoMemError,
+    apsw.BusyError,
+    apsw.LockedError,
 )
 
 
@@ -56,27 +72,48 @@ class OverloadedError(Exception):
 
 
 @dataclass(slots=True)
-class _Job(Generic[T]):
-    work: Work[T]
-    reply: asyncio.Future[T]
-    answer: T | None = None
-    error: Exception | None = None
+class _Job:
+    """Something to do in a batch, and whom to tell."""
+
+    reply: Callable[[Any], None]  # called on the loop with the answer or an exception
+    work: Work[Any] | None = None
+    item: Any = None
+    answer: Any = None
 
 
-class Batcher:
+class Batcher(Generic[Item, Outcome]):
     """Runs jobs on the database, many to a transaction."""
 
-    def __init__(self, path: Path, *, max_batch: int = 250, max_waiting: int = 5000) -> None:
+    def __init__(
+        self,
+        path: Path,
+        together: Together[Item, Outcome] | None = None,
+        *,
+        max_batch: int = 250,
+        max_waiting: int = 2000,
+        window_s: float = 0.008,
+    ) -> None:
         self._path = path
+        self._together = together or _no_items
         self._max_batch = max_batch
-        self._jobs: queue.Queue[_Job[Any] | None] = queue.Queue(max_waiting)
+        self._max_waiting = max_waiting
+        self._window_s = window_s
         self._loop = asyncio.get_running_loop()
         self._lock = WriterLock(path)
         self._connection: apsw.Connection | None = None
+        self._batches: SimpleQueue[list[_Job] | None] = SimpleQueue()
         self._thread = threading.Thread(
             target=contextvars.copy_context().run, args=(self._run,), name="batcher"
         )
+        self._waiting: list[_Job] = []
+        self._seen = 0  # of those waiting, at the last look
+        self._collect_until = 0.0  # loop time
+        self._collecting = False
+        self._writing = False
+        self._crowded = False
         self._closing = False
+        self._drained = asyncio.Event()
+        _WAITING.set_function(lambda: len(self._waiting))
 
     async def open(self) -> None:
         """Open the database and start the thread. Raises DatabaseError."""
@@ -93,7 +130,9 @@ class Batcher:
             return
         self._closing = True
         if self._thread.is_alive():
-            await asyncio.to_thread(self._jobs.put, None)
+            if self._waiting or self._writing:
+                await self._drained.wait()
+            self._batches.put(None)
             await asyncio.to_thread(self._thread.join)
         self._lock.close()
 
@@ -103,15 +142,23 @@ class Batcher:
         What `work` raises is raised here, and nothing of it is kept. Raises
         OverloadedError or StorageUnavailableError when it was not written.
         """
-        if self._closing:
-            raise OverloadedError("the service is stopping")
-        job: _Job[T] = _Job(work, self._loop.create_future())
-        try:
-            self._jobs.put_nowait(job)
-        except queue.Full:
-            raise OverloadedError("too many bets are waiting to be written") from None
-        answer: T = await job.reply
-        return answer
+        future: asyncio.Future[T] = self._loop.create_future()
+        self._add(_Job(_told(future), work=work))
+        return await future
+
+    async def handle(self, item: Item) -> Outcome:
+        """Have `item` handled together with the others of its batch; else like `run`."""
+        future: asyncio.Future[Outcome] = self._loop.create_future()
+        self._add(_Job(_told(future), item=item))
+        return await future
+
+    def submit(self, item: Item, reply: Callable[[Outcome | Exception], None]) -> None:
+        """The same without waiting: `reply` is called on the loop once it is durable, or
+        with the exception that kept it from being written.
+
+        Raises OverloadedError at once when too many jobs wait already.
+        """
+        self._add(_Job(cast("Callable[[Any], None]", reply), item=item))
 
     async def check(self) -> str:
         """Health check: a write that is really committed. Raises what `run` raises."""
@@ -122,59 +169,106 @@ class Batcher:
         await self.run(probe)
         return "ok"
 
-    # The thread's side.
+    # Collecting, on the loop.
+
+    def _add(self, job: _Job) -> None:
+        if self._closing:
+            raise OverloadedError("the service is stopping")
+        if len(self._waiting) >= self._max_waiting:
+            raise OverloadedError("too many bets are waiting to be written")
+        self._waiting.append(job)
+        if not (self._writing or self._collecting):
+            self._collect()
+
+    def _collect(self) -> None:
+        """Begin to collect a batch; the first job of it waits already."""
+        self._collecting = True
+        if not self._crowded:
+            self._loop.call_soon(self._hand_over)
+            return
+        self._collect_until = self._loop.time() + self._window_s
+        self._seen = 0
+        self._look()
+
+    def _look(self) -> None:
+        """Go on collecting while jobs keep coming."""
+        count = len(self._waiting)
+        enough = count == self._seen or count >= self._max_batch
+        if enough or self._loop.time() >= self._collect_until:
+            self._hand_over()
+        else:
+            self._seen = count
+            self._loop.call_later(_TICK_S, self._look)
+
+    def _hand_over(self) -> None:
+        batch, self._waiting = self._waiting[: self._max_batch], self._waiting[self._max_batch :]
+        self._collecting = False
+        self._writing = True
+        self._batches.put(batch)
+
+    def _written(self, batch: list[_Job]) -> None:
+        self._writing = False
+        self._crowded = len(batch) >= _CROWD
+        for job in batch:
+            try:
+                job.reply(job.answer)
+            except Exception:  # one client's trouble; its neighbours still get their answers
+                logger.get().exception("answer not delivered")
+        if self._waiting:
+            self._collect()
+        elif self._closing:
+            self._drained.set()
+
+    # Writing, in the thread.
 
     def _run(self) -> None:
-        stopping = False
-        while not stopping:
-            first = self._jobs.get()
-            batch: list[_Job[Any]] = []
-            while first is not None:
-                batch.append(first)
-                if len(batch) >= self._max_batch:
-                    break
-                try:
-                    first = self._jobs.get_nowait()
-                except queue.Empty:
-                    break
-            stopping = first is None
-            if batch:
-                self._write(batch)
-                self._loop.call_soon_threadsafe(_answer, batch)
+        while (batch := self._batches.get()) is not None:
+            self._write(batch)
+            self._loop.call_soon_threadsafe(self._written, batch)
         self._disconnect()
 
-    def _write(self, batch: list[_Job[Any]]) -> None:
-        began = time.perf_counter()
+    def _write(self, batch: list[_Job]) -> None:
+        began = perf_counter()
         try:
             with self._lock.held():
                 connection = self._connect()
                 connection.execute("BEGIN IMMEDIATE")
                 for job in batch:
-                    self._do(connection, job)
+                    if job.work is not None:
+                        job.answer = _alone(connection, job.work)
+                self._handle_items(connection, [job for job in batch if job.work is None])
                 connection.execute("COMMIT")
         except Exception as error:  # whatever it is, the thread lives on and its askers are told
             _FAILED_BATCHES.inc()
             logger.get().error("batch not written", jobs=len(batch), error=str(error))
             refusal = StorageUnavailableError(str(error))
             for job in batch:
-                job.error = refusal
+                job.answer = refusal
             # Whatever state the connection is in, the next batch starts from a fresh one.
             self._disconnect()
             return
         _BATCH_JOBS.observe(len(batch))
-        _BATCH_SECONDS.observe(time.perf_counter() - began)
+        _BATCH_SECONDS.observe(perf_counter() - began)
 
-    @staticmethod
-    def _do(connection: apsw.Connection, job: _Job[Any]) -> None:
-        connection.execute("SAVEPOINT job")
-        try:
-            job.answer = job.work(connection)
-        except _STORAGE_ERRORS:
-            raise  # the database's trouble, not the job's: the batch fails as a whole
-        except Exception as error:  # the job's own: undone alone, told to its asker
-            job.error = error
-            connection.execute("ROLLBACK TO job")
-        connection.execute("RELEASE job")
+    def _handle_items(self, connection: apsw.Connection, jobs: list[_Job]) -> None:
+        """All together; should that fail, each on its own, so that one bad item costs only
+        itself.
+        """
+        if not jobs:
+            return
+        outcomes = _alone(connection, self._working_on(jobs))
+        if isinstance(outcomes, Exception):
+            logger.get().error("items handled one by one", items=len(jobs), error=str(outcomes))
+            for job in jobs:
+                found = _alone(connection, self._working_on([job]))
+                job.answer = found if isinstance(found, Exception) else found[0]
+            return
+        for job, outcome in zip(jobs, outcomes, strict=True):
+            job.answer = outcome
+
+    def _working_on(self, jobs: list[_Job]) -> Work[Sequence[Outcome]]:
+        items = [job.item for job in jobs]
+        return lambda connection: self._together(connection, items)
 
     def _connect(self) -> apsw.Connection:
         if self._connection is None:
@@ -194,11 +288,37 @@ class Batcher:
             connection.close(force=True)
 
 
-def _answer(batch: list[_Job[Any]]) -> None:
-    for job in batch:
-        if job.reply.done():  # its client has gone; the neighbours still get theirs
-            continue
-        if job.error is not None:
-            job.reply.set_exception(job.error)
+def _alone(connection: apsw.Connection, work: Work[T]) -> T | Exception:
+    """Run `work` in a savepoint: its answer, or its own exception with nothing of it kept.
+
+    Raises what is the database's trouble and not the job's: then the batch fails as a whole.
+    """
+    connection.execute("SAVEPOINT job")
+    answer: T | Exception
+    try:
+        answer = work(connection)
+    except _STORAGE_ERRORS:
+        raise
+    except Exception as error:
+        answer = error
+        connection.execute("ROLLBACK TO job")
+    connection.execute("RELEASE job")
+    return answer
+
+
+def _no_items(_connection: apsw.Connection, _items: Sequence[Any]) -> Sequence[Any]:
+    raise TypeError("this batcher was not told how to handle items")
+
+
+def _told(future: "asyncio.Future[Any]") -> Callable[[Any], None]:
+    """A reply that a waiting coroutine gets, unless it has gone."""
+
+    def reply(answer: Any) -> None:
+        if future.done():
+            return
+        if isinstance(answer, Exception):
+            future.set_exception(answer)
         else:
-            job.reply.set_result(job.answer)
+            future.set_result(answer)
+
+    return reply

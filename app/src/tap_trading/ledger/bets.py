@@ -1,104 +1,211 @@
-"""Placing bets in the database: jobs for the batcher, and the questions that go with them."""
+"""A batch of bets in the database: the books are read in one question, the decision is
+written in four statements, however many bets there are.
 
-import hashlib
-import secrets
-from dataclasses import dataclass
+A statement per batch and not per bet keeps the event loop's thread free: SQLite works
+without Python's lock inside a statement, and takes it again after each row it hands out.
+"""
+
+from collections.abc import Sequence
 
 import apsw
 import orjson
 
+from tap_trading.ledger.accounts import HOUSE
+from tap_trading.ledger.placing import (
+    Account,
+    BetRequest,
+    Books,
+    Decision,
+    KnownBet,
+    Limits,
+    Outcome,
+    Placed,
+    Refusal,
+    decide,
+    scopes,
+    scopes_before,
+)
 
-class DuplicateCellError(Exception):
-    """The user has a bet on this cell already."""
+#: A scope's stakes are kept this long after its column began, in seconds.
+_KEEP_SCOPES_S = 3600
+_CLEAR_SCOPES_EVERY_S = 60
+
+# One row of JSON: the accounts, the bets behind the keys, the taken cells, the stakes.
+# Each asked for is [user, key, cell].
+_READ = """
+SELECT
+  (SELECT json_group_array(json_array(u.id, u.balance, u.open_stake))
+   FROM (SELECT DISTINCT value ->> 0 AS id FROM json_each(?1)) e CROSS JOIN users u USING (id)),
+  (SELECT balance FROM users WHERE id = 'house'),
+  (SELECT json_group_array(json_array(
+     b.user_id, b.idempotency_key, b.cell_id, b.amount, b.min_reward_rate_bps,
+     b.id, l.balance_after, b.placed_at))
+   FROM json_each(?1) e
+   CROSS JOIN bets b ON b.user_id = e.value ->> 0 AND b.idempotency_key = e.value ->> 1
+   LEFT JOIN transaction_ledger l
+     ON l.user_id = b.user_id AND l.ref_type = 'BET' AND l.ref_id = b.id),
+  (SELECT json_group_array(json_array(b.user_id, b.cell_id))
+   FROM json_each(?1) e
+   CROSS JOIN bets b ON b.cell_id = e.value ->> 2 AND b.user_id = e.value ->> 0
+   WHERE b.status <> 'insufficient_funds'),
+  (SELECT json_group_object(x.scope, x.stake)
+   FROM json_each(?2) s CROSS JOIN exposures x ON x.scope = s.value)
+"""
+
+_WRITE_BETS = """
+INSERT INTO bets (id, user_id, cell_id, amount, min_reward_rate_bps, status, placed_at,
+                  resolved_at, idempotency_key)
+SELECT value ->> 0, value ->> 1, value ->> 2, value ->> 3, value ->> 4, value ->> 5, value ->> 6,
+       value ->> 7, value ->> 8
+FROM json_each(?)
+"""
+
+_WRITE_ENTRIES = """
+INSERT INTO transaction_ledger (id, user_id, amount, balance_after, ref_type, ref_id, created_at,
+                                metadata)
+SELECT value ->> 0, value ->> 1, value ->> 2, value ->> 3, 'BET', value ->> 4, value ->> 5,
+       value ->> 6
+FROM json_each(?)
+"""
+
+_WRITE_ACCOUNTS = """
+UPDATE users
+SET balance = e.value ->> 1, open_stake = e.value ->> 2, version = version + 1,
+    updated_at = e.value ->> 3
+FROM json_each(?) e
+WHERE users.id = e.value ->> 0
+"""
+
+_WRITE_STAKES = """
+INSERT INTO exposures (scope, stake)
+SELECT key, value FROM json_each(?) WHERE true
+ON CONFLICT (scope) DO UPDATE SET stake = excluded.stake
+"""
 
 
-class IdempotencyKeyReusedError(Exception):
-    """The key was used for another request."""
+class BetBooks:
+    """Places batches of bets; used by the writer's thread only."""
 
+    def __init__(self, limits: Limits) -> None:
+        self._limits = limits
+        self._scopes_cleared_at = 0  # Unix s
 
-@dataclass(frozen=True, slots=True)
-class BetRequest:
-    """What a trader asks for."""
+    def place(self, connection: apsw.Connection, requests: Sequence[BetRequest]) -> list[Outcome]:
+        """Judge the requests in their order and write the decision, inside the caller's
+        transaction. Returns one outcome for each.
 
-    user_id: str
-    idempotency_key: str
-    cell_id: str
-    amount: int  # cents
-    min_reward_rate_bps: int | None
+        Raises apsw.Error, and nothing may be kept of the transaction then.
+        """
+        books, house = _read(connection, requests)
+        decisions = decide(books, requests, self._limits)
+        fresh = [decision for decision in decisions if decision.fresh]
+        if fresh:
+            _write(connection, books, fresh, house)
+            self._forget_old_scopes(connection, fresh[-1].request.placed_at // 1000)
+        return [decision.outcome for decision in decisions]
 
-    @property
-    def fingerprint(self) -> bytes:
-        """SHA-256 of what is asked, so that a retry can be told from another request."""
-        asked = (self.cell_id, self.amount, self.min_reward_rate_bps)
-        return hashlib.sha256(orjson.dumps(asked)).digest()
-
-
-@dataclass(frozen=True, slots=True)
-class Placement:
-    """The answer to a placed bet, as it was first given and is given again to a retry."""
-
-    answer: str  # JSON
-    repeated: bool
-
-
-def new_id(kind: str, now_ms: int) -> str:
-    """A unique id that sorts by time, such as `bet_019ab3c2d4e5…`."""
-    return f"{kind}_{now_ms:012x}{secrets.token_hex(8)}"
-
-
-def place(
-    connection: apsw.Connection, request: BetRequest, bet_id: str, now_ms: int, answer: str
-) -> Placement:
-    """Insert a pending bet, unless this very request was answered before.
-
-    Raises DuplicateCellError or IdempotencyKeyReusedError; nothing is kept then.
-    """
-    if (earlier := earlier_answer(connection, request)) is not None:
-        return earlier
-    try:
+    def _forget_old_scopes(self, connection: apsw.Connection, now_s: int) -> None:
+        """Now and then, drop the stakes of columns that closed long ago."""
+        if abs(now_s - self._scopes_cleared_at) < _CLEAR_SCOPES_EVERY_S:
+            return
         connection.execute(
-            "INSERT INTO bets (id, user_id, cell_id, amount, min_reward_rate_bps, status,"
-            " placed_at) VALUES (?, ?, ?, ?, ?, 'pending', ?)",
-            (
-                bet_id,
-                request.user_id,
-                request.cell_id,
-                request.amount,
-                request.min_reward_rate_bps,
-                now_ms,
-            ),
+            "DELETE FROM exposures WHERE scope < ?", (scopes_before(now_s - _KEEP_SCOPES_S),)
         )
-    except apsw.ConstraintError as error:
-        if "bets.user_id, bets.cell_id" in str(error):
-            raise DuplicateCellError(request.cell_id) from error
-        raise
-    connection.execute(
-        "INSERT INTO idempotency_keys VALUES (?, ?, ?, ?, ?, ?)",
-        (
-            request.user_id,
-            request.idempotency_key,
-            request.fingerprint,
-            bet_id,
-            answer,
-            now_ms,
-        ),
+        self._scopes_cleared_at = now_s
+
+
+def _json(rows: object) -> str:
+    return orjson.dumps(rows).decode()
+
+
+def _read(connection: apsw.Connection, requests: Sequence[BetRequest]) -> tuple[Books, int]:
+    """The books as far as these requests concern them, and the house's balance in cents."""
+    asked = [(r.user_id, r.idempotency_key, r.cell_id) for r in requests]
+    wanted = {scope for r in requests if r.refusal is None for scope in scopes(r.cell_id)}
+    ((accounts, house, known, taken, stakes),) = connection.execute(
+        _READ, (_json(asked), _json(list(wanted)))
     )
-    return Placement(answer, repeated=False)
+    books = Books(
+        accounts={user: Account(*amounts) for user, *amounts in orjson.loads(accounts)},
+        known={(user, key): _known(*bet) for user, key, *bet in orjson.loads(known)},
+        taken={(user, cell) for user, cell in orjson.loads(taken)},
+        stakes=orjson.loads(stakes),
+    )
+    return books, house
 
 
-def earlier_answer(connection: apsw.Connection, request: BetRequest) -> Placement | None:
-    """The first answer to this very request, if it was answered before.
+def _known(
+    cell_id: str,
+    amount: int,
+    min_reward_rate_bps: int | None,
+    bet_id: str,
+    balance_after: int | None,
+    placed_at: int,
+) -> KnownBet:
+    """The bet behind a key; one without a ledger entry was refused for lack of money."""
+    outcome: Outcome = Refusal.INSUFFICIENT_FUNDS
+    if balance_after is not None:
+        outcome = Placed(bet_id, cell_id, amount, balance_after, placed_at)
+    return KnownBet((cell_id, amount, min_reward_rate_bps), outcome)
 
-    Asked in the write path, so that a first attempt that still waits there comes before.
-    Raises IdempotencyKeyReusedError when the key belongs to another request.
+
+def _write(
+    connection: apsw.Connection, books: Books, fresh: Sequence[Decision], house: int
+) -> None:
+    """Write the bets, their ledger entries and what they changed.
+
+    The stakes of a batch are one journal entry of the ledger: a row for each user's side,
+    then one for the house's, with the sum of them (ADR 0010).
     """
-    known = connection.execute(
-        "SELECT request_hash, answer FROM idempotency_keys WHERE user_id = ? AND key = ?",
-        (request.user_id, request.idempotency_key),
-    ).fetchone()
-    if known is None:
-        return None
-    fingerprint, answer = known
-    if fingerprint != request.fingerprint:
-        raise IdempotencyKeyReusedError(request.idempotency_key)
-    return Placement(answer, repeated=True)
+    bets: list[tuple[object, ...]] = []
+    entries: list[tuple[object, ...]] = []
+    users: dict[str, int] = {}
+    stakes: dict[str, int] = {}
+    taken = 0
+    for request, outcome, _ in fresh:
+        placed = isinstance(outcome, Placed)
+        bets.append(
+            (
+                request.bet_id,
+                request.user_id,
+                *request.terms,
+                "pending" if placed else "insufficient_funds",
+                request.placed_at,
+                None if placed else request.placed_at,
+                request.idempotency_key,
+            )
+        )
+        if not isinstance(outcome, Placed):
+            continue
+        bet_id, at, user_id = request.bet_id, request.placed_at, request.user_id
+        entry_id = f"led_{bet_id.removeprefix('bet_')}u"
+        entries.append((entry_id, user_id, -request.amount, outcome.balance, bet_id, at, None))
+        taken += request.amount
+        users[user_id] = at
+        for scope in scopes(request.cell_id):
+            stakes[scope] = books.stakes[scope]
+    connection.execute(_WRITE_BETS, (_json(bets),))
+    if not entries:
+        return
+    house += taken
+    last = max(users.values())
+    journal = fresh[0].request.bet_id.removeprefix("bet_")
+    entries.append(
+        (
+            f"led_{journal}h",
+            HOUSE,
+            taken,
+            house,
+            f"batch_{journal}",
+            last,
+            _json({"bets": len(entries)}),
+        )
+    )
+    connection.execute(_WRITE_ENTRIES, (_json(entries),))
+    accounts = [
+        (user, books.accounts[user].balance, books.accounts[user].open_stake, at)
+        for user, at in users.items()
+    ]
+    accounts.append((HOUSE, house, 0, last))
+    connection.execute(_WRITE_ACCOUNTS, (_json(accounts),))
+    connection.execute(_WRITE_STAKES, (_json(stakes),))

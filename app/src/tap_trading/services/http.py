@@ -2,11 +2,13 @@
 request, problem+json for everything that is not an answer, and the three common routes.
 """
 
+import asyncio
 import re
 import secrets
 import time
 from collections.abc import Awaitable, Callable
 from http import HTTPStatus
+from pathlib import Path
 from typing import Any
 
 import orjson
@@ -21,7 +23,10 @@ from tap_trading.base.health import Health
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 HEALTH: web.AppKey[Health] = web.AppKey("health", Health)
+METRICS_DIR: web.AppKey[Path] = web.AppKey("metrics_dir", Path)
 REQUEST_ID = web.RequestKey("request_id", str)
+
+PROBLEM_JSON = "application/problem+json"
 
 #: A request id is taken over from Nginx only in our own form.
 _REQUEST_ID = re.compile(r"req_[A-Za-z0-9_\-]{1,64}")
@@ -38,28 +43,39 @@ _CODES = {
 }
 
 
-def json_response(
-    body: object, *, status: int = 200, content_type: str = "application/json"
-) -> web.Response:
+def json_response(body: object, *, status: int = 200) -> web.Response:
     """An answer with a JSON body."""
     return web.Response(
-        body=orjson.dumps(body), status=status, content_type=content_type, charset="utf-8"
+        body=orjson.dumps(body), status=status, content_type="application/json", charset="utf-8"
     )
 
 
-def problem_response(request: web.Request, problem: ProblemError) -> web.Response:
+def request_id(given: str) -> str:
+    """The id that Nginx gave the request, or a new one."""
+    return given if _REQUEST_ID.fullmatch(given) else f"req_{secrets.token_hex(8)}"
+
+
+def problem_body(problem: ProblemError, request_id: str) -> bytes:
     """A problem as RFC 9457 has it, with our stable `code`."""
-    response = json_response(
+    return orjson.dumps(
         {
             "type": f"urn:tap-trading:problem:{problem.code}",
             "title": HTTPStatus(problem.status).phrase,
             "status": problem.status,
             "detail": problem.detail,
             "code": problem.code,
-            "request_id": request[REQUEST_ID],
-        },
+            "request_id": request_id,
+        }
+    )
+
+
+def problem_response(request: web.Request, problem: ProblemError) -> web.Response:
+    """The answer to a request that met a problem."""
+    response = web.Response(
+        body=problem_body(problem, request[REQUEST_ID]),
         status=problem.status,
-        content_type="application/problem+json",
+        content_type=PROBLEM_JSON,
+        charset="utf-8",
     )
     if problem.retry_after_s is not None:
         response.headers["Retry-After"] = str(problem.retry_after_s)
@@ -79,11 +95,10 @@ def _problem_of(error: web.HTTPException, request: web.Request) -> ProblemError:
 @web.middleware
 async def request_context(request: web.Request, handler: Handler) -> web.StreamResponse:
     """Give the request its id, log it and measure it."""
-    given = request.headers.get("X-Request-ID", "")
-    request_id = given if _REQUEST_ID.fullmatch(given) else f"req_{secrets.token_hex(8)}"
-    request[REQUEST_ID] = request_id
+    id_ = request_id(request.headers.get("X-Request-ID", ""))
+    request[REQUEST_ID] = id_
     began = time.perf_counter()
-    with structlog.contextvars.bound_contextvars(request_id=request_id):
+    with structlog.contextvars.bound_contextvars(request_id=id_):
         response = await handler(request)
         seconds = time.perf_counter() - began
         if response.status != HTTPStatus.SWITCHING_PROTOCOLS:
@@ -100,7 +115,7 @@ async def request_context(request: web.Request, handler: Handler) -> web.StreamR
             remote=request.headers.get("X-Real-IP", request.remote),
         )
     if not response.prepared:
-        response.headers["X-Request-ID"] = request_id
+        response.headers["X-Request-ID"] = id_
     return response
 
 
@@ -131,32 +146,51 @@ async def problems(request: web.Request, handler: Handler) -> web.StreamResponse
         )
 
 
-def cors(origins: tuple[str, ...]) -> Any:
-    """Middleware that lets pages of exactly these origins call the API."""
-    allowed = frozenset(origins)
+class CrossOrigin:
+    """Which other origins' pages may call the API, and what their browsers are told."""
+
+    def __init__(self, origins: tuple[str, ...]) -> None:
+        self._allowed = frozenset(origins)
+
+    def headers(self, origin: str) -> dict[str, str]:
+        """Headers of an answer to a page of `origin` ("" when the request names none)."""
+        if not self._allowed:
+            return {}
+        if origin not in self._allowed:
+            return {"Vary": "Origin"}
+        return {
+            "Vary": "Origin",
+            "Access-Control-Allow-Origin": origin,
+            "Access-Control-Allow-Credentials": "true",
+            "Access-Control-Expose-Headers": "X-Request-ID, Retry-After",
+        }
+
+    def preflight(self, origin: str) -> web.Response:
+        """The answer to a browser that asks before it sends."""
+        response = web.Response(status=204)
+        if origin in self._allowed:
+            response.headers["Access-Control-Allow-Methods"] = "GET, POST"
+            response.headers["Access-Control-Allow-Headers"] = (
+                "Authorization, Content-Type, Idempotency-Key"
+            )
+            response.headers["Access-Control-Max-Age"] = "600"
+        return response
+
+
+def cors(policy: CrossOrigin) -> Any:
+    """Middleware that lets pages of the allowed origins call the API."""
 
     @web.middleware
     async def middleware(request: web.Request, handler: Handler) -> web.StreamResponse:
         origin = request.headers.get("Origin", "")
         wanted = request.headers.get("Access-Control-Request-Method")
+        response: web.StreamResponse
         if request.method == "OPTIONS" and wanted is not None:
-            response: web.StreamResponse = web.Response(status=204)
-            if origin in allowed:
-                response.headers["Access-Control-Allow-Methods"] = "GET, POST"
-                response.headers["Access-Control-Allow-Headers"] = (
-                    "Authorization, Content-Type, Idempotency-Key"
-                )
-                response.headers["Access-Control-Max-Age"] = "600"
+            response = policy.preflight(origin)
         else:
             response = await handler(request)
-        if response.prepared:
-            return response
-        if allowed:
-            response.headers.add("Vary", "Origin")
-        if origin in allowed:
-            response.headers["Access-Control-Allow-Origin"] = origin
-            response.headers["Access-Control-Allow-Credentials"] = "true"
-            response.headers["Access-Control-Expose-Headers"] = "X-Request-ID, Retry-After"
+        if not response.prepared:
+            response.headers.extend(policy.headers(origin))
         return response
 
     return middleware
@@ -173,17 +207,27 @@ async def show_version(_request: web.Request) -> web.Response:
     return json_response(version.current().as_json())
 
 
-async def show_metrics(_request: web.Request) -> web.Response:
+async def show_metrics(request: web.Request) -> web.Response:
     """Prometheus text; on the service's own port only, Nginx does not pass it on."""
-    return web.Response(body=metrics.exposition(), headers={"Content-Type": metrics.CONTENT_TYPE})
+    folder = request.app.get(METRICS_DIR)
+    body = await asyncio.to_thread(metrics.exposition, folder)
+    return web.Response(body=body, headers={"Content-Type": metrics.CONTENT_TYPE})
 
 
-def application(health: Health, *, origins: tuple[str, ...] = ()) -> web.Application:
-    """An application with the middlewares and routes that every service has."""
+def application(
+    health: Health, *, cross_origin: CrossOrigin | None = None, metrics_dir: Path | None = None
+) -> web.Application:
+    """An application with the middlewares and routes that every service has.
+
+    Its metrics are followed by those in the files of `metrics_dir`.
+    """
     app = web.Application(
-        middlewares=[request_context, cors(origins), problems], client_max_size=16 * 1024
+        middlewares=[request_context, cors(cross_origin or CrossOrigin(())), problems],
+        client_max_size=16 * 1024,
     )
     app[HEALTH] = health
+    if metrics_dir is not None:
+        app[METRICS_DIR] = metrics_dir
     app.router.add_get("/healthz", healthz)
     app.router.add_get("/version", show_version)
     app.router.add_get("/metrics", show_metrics)

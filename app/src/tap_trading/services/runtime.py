@@ -6,8 +6,9 @@ import os
 import signal
 import socket
 import sys
-from collections.abc import AsyncIterator, Callable
+from collections.abc import Callable
 from contextlib import AbstractAsyncContextManager
+from typing import cast
 
 import uvloop
 from aiohttp import web
@@ -23,12 +24,18 @@ from tap_trading.ledger.batcher import StorageUnavailableError
 EXIT_CONFIG = 78
 EXIT_UNAVAILABLE = 69
 
+#: Connections that may wait to be accepted.
+_BACKLOG = 4096
 #: After the last connection was accepted, its request still gets this long to arrive, in s.
 _LINGER_S = 0.2
 #: Requests under way get this long to finish, in s; with the rest it stays under 10.
 _FINISH_S = 6.0
 
-Resources = AsyncIterator[web.Application]
+#: What an application may put in front of aiohttp's server for new connections.
+ProtocolFactory = Callable[[], asyncio.BaseProtocol]
+FRONT: web.AppKey[Callable[[ProtocolFactory], ProtocolFactory]] = web.AppKey("front")
+#: Called when the service begins to stop: from now on answers close their connections.
+DRAIN: web.AppKey[Callable[[], None]] = web.AppKey("drain")
 #: Opens what the service needs, yields its application, closes everything again. The
 #: future ends the service when something it cannot live without has failed.
 Build = Callable[
@@ -69,7 +76,7 @@ def _listening_sockets(address: Address) -> list[socket.socket]:
     sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
         sock.bind((address.host, address.port))
-        sock.listen(4096)
+        sock.listen(_BACKLOG)
     except OSError as error:
         sock.close()
         if error.errno == errno.EADDRINUSE:
@@ -108,11 +115,9 @@ async def _serve_on(
 ) -> None:
     log = logger.get()
     async with build(settings, failed) as app:
-        runner = web.AppRunner(
-            app, access_log=None, handle_signals=False, shutdown_timeout=_FINISH_S
-        )
+        runner = Runner(app, access_log=None, handle_signals=False, shutdown_timeout=_FINISH_S)
         await runner.setup()
-        sites = [web.SockSite(runner, sock) for sock in sockets]
+        sites = [web.SockSite(runner, sock, backlog=_BACKLOG) for sock in sockets]
         for site in sites:
             await site.start()
         systemd.notify("READY=1")
@@ -123,6 +128,20 @@ async def _serve_on(
         log.info("stopping")
         for site in sites:
             await site.stop()
+        if DRAIN in app:
+            app[DRAIN]()
         if not failed.done():
             await asyncio.sleep(_LINGER_S)
         await runner.cleanup()
+
+
+class Runner(web.AppRunner):
+    """aiohttp's runner, but new connections begin at the application's front, if it has one."""
+
+    @property
+    def server(self) -> web.Server | None:
+        """What makes the protocol of a new connection."""
+        server = super().server
+        if server is None or FRONT not in self.app:
+            return server
+        return cast("web.Server", self.app[FRONT](server))

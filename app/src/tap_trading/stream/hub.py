@@ -11,6 +11,7 @@ from prometheus_client import Counter, Gauge
 from tap_trading.base.clock import Clock
 from tap_trading.base.logger import rfc3339_ms
 from tap_trading.game.grid import Geometry
+from tap_trading.market.offer import grid_fields
 from tap_trading.market.point import PricePoint
 from tap_trading.market.watch import MarketState, PriceWatch
 from tap_trading.stream import messages
@@ -75,9 +76,7 @@ class Hub:
             server_time=self.server_time(),
             price=recent[-1] if recent else None,
             bars=recent,
-            grid=messages.grid_fields(
-                self._geometry, self._clock(), latest.price if latest else None
-            ),
+            grid=grid_fields(self._geometry, self._clock(), latest.price if latest else None),
             state=self._watch.state(),
         )
 
@@ -103,7 +102,7 @@ class Hub:
             await asyncio.sleep(_GRID_EVERY_S)
 
     def _offer_grid(self, price: int) -> None:
-        fields = messages.grid_fields(self._geometry, self._clock(), price)
+        fields = grid_fields(self._geometry, self._clock(), price)
         frame = messages.encode("grid", **fields)
         if frame != self._grid:
             self._grid = frame

@@ -5,7 +5,6 @@ from typing import Any
 
 import orjson
 
-from tap_trading.game import grid
 from tap_trading.market.point import PricePoint
 from tap_trading.market.watch import MarketState
 
@@ -34,22 +33,6 @@ def bars(points: Iterable[PricePoint]) -> list[dict[str, int]]:
         found.append(bar(point, before))
         before = point
     return found
-
-
-def grid_fields(geometry: grid.Geometry, now_ms: int, price: int | None) -> dict[str, Any]:
-    """Columns and placeable cells at a price in cents; empty while there is no price."""
-    if price is None:
-        return {"columns": [], "cells": []}
-    return {
-        "columns": [
-            {"start": column.start, "width": column.width, "step": column.step}
-            for column in grid.columns(geometry, now_ms, price)
-        ],
-        "cells": [
-            {"cell_id": cell.cell_id, "reward_rate": None}
-            for cell in grid.cells(geometry, now_ms, price)
-        ],
-    }
 
 
 _REASONS = {

@@ -1,6 +1,6 @@
 """Ask the API without a pause while it is restarted; say how every request ended, as JSON.
 
-load CELL KEY RESTARTS    KEY belongs to a bet on CELL that was placed already
+load CELL KEY TOKEN RESTARTS    KEY belongs to a bet on CELL that TOKEN's wallet has placed
 """
 
 import collections
@@ -12,14 +12,14 @@ import threading
 import time
 
 STAKE = 500
-PAUSE_S = 0.02
+PAUSE_S = {"GET": 0.02, "POST": 0.06}  # a wallet may send 300 requests a minute
 BETWEEN_RESTARTS_S = 1.0
 
 
 class Load:
-    def __init__(self, cell: str, key: str) -> None:
+    def __init__(self, cell: str, key: str, token: str) -> None:
         self.body = json.dumps({"cell_id": cell, "amount": STAKE})
-        self.headers = {"Idempotency-Key": key, "Content-Type": "application/json"}
+        self.headers = {"Idempotency-Key": key, "Authorization": f"Bearer {token}"}
         self.statuses: collections.Counter[str] = collections.Counter()
         self.failures: list[str] = []
         self.bets: set[str] = set()
@@ -42,16 +42,16 @@ class Load:
                 self.failures.append(f"{method} {type(error).__name__}: {error}")
             finally:
                 connection.close()
-            time.sleep(PAUSE_S)
+            time.sleep(PAUSE_S[method])
 
 
 def main() -> None:
-    load = Load(sys.argv[1], sys.argv[2])
+    load = Load(*sys.argv[1:4])
     work = [("GET", "/version"), ("GET", "/version"), ("POST", "/api/bets")]
     threads = [threading.Thread(target=load.ask, args=job) for job in work]
     for thread in threads:
         thread.start()
-    for _ in range(int(sys.argv[3])):
+    for _ in range(int(sys.argv[4])):
         time.sleep(BETWEEN_RESTARTS_S)
         subprocess.run(["systemctl", "restart", "tap-trading-api"], check=True)
     time.sleep(BETWEEN_RESTARTS_S)

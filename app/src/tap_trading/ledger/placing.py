@@ -1,0 +1,169 @@
+"""Which bets of a batch are placed: a pure decision over what the books say.
+
+The bets of a batch are judged one after the other in the order of their arrival, each
+seeing what those before it took: money, cells, limits and keys. Nothing here reads or
+writes anything; `bets.py` brings the books in and writes the decision down.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import NamedTuple
+
+from tap_trading.game.cell import Cell
+
+
+class Refusal(StrEnum):
+    """Why a bet is not placed, as the API's `code` says it."""
+
+    UNKNOWN_CELL = "unknown_cell"
+    CELL_CLOSED = "cell_closed"
+    INVALID_AMOUNT = "invalid_amount"
+    FEED_STALE = "feed_stale"
+    UNKNOWN_ACCOUNT = "unauthenticated"
+    KEY_REUSED = "idempotency_key_reused"
+    DUPLICATE_CELL = "duplicate_cell"
+    LIMIT_EXCEEDED = "limit_exceeded"
+    INSUFFICIENT_FUNDS = "insufficient_funds"
+
+
+class BetRequest(NamedTuple):
+    """What a trader asks for."""
+
+    bet_id: str  # the bet's, should it be placed
+    user_id: str
+    idempotency_key: str
+    cell_id: str
+    amount: int  # cents
+    min_reward_rate_bps: int | None
+    placed_at: int  # Unix ms
+    #: Why it cannot be placed at the moment of its arrival, whatever the books say. A retry
+    #: of a bet that was placed in time gets its first answer all the same.
+    refusal: Refusal | None = None
+
+    @property
+    def terms(self) -> tuple[str, int, int | None]:
+        """What a retry has to repeat exactly."""
+        return (self.cell_id, self.amount, self.min_reward_rate_bps)
+
+
+class Placed(NamedTuple):
+    """The answer to an accepted bet; a retry is given an equal one."""
+
+    bet_id: str
+    cell_id: str
+    amount: int  # cents
+    balance: int  # cents, after the stake was taken
+    placed_at: int  # Unix ms
+
+
+Outcome = Placed | Refusal
+
+
+class Limits(NamedTuple):
+    """How much may be at stake at once, in cents."""
+
+    user: int  # in all of a user's open bets
+    cell: int  # on a cell, of all users
+    column: int  # on a column, of all users
+
+
+@dataclass(slots=True)
+class Account:
+    """A user's money, in cents."""
+
+    balance: int
+    open_stake: int
+
+
+class KnownBet(NamedTuple):
+    """A bet that an idempotency key stands for."""
+
+    terms: tuple[str, int, int | None]
+    outcome: Outcome
+
+
+@dataclass(slots=True)
+class Books:
+    """What has to be known to judge a batch; `place` keeps it up to date as it goes."""
+
+    accounts: dict[str, Account] = field(default_factory=dict)
+    #: By user and idempotency key.
+    known: dict[tuple[str, str], KnownBet] = field(default_factory=dict)
+    #: Cells that a user's bet occupies, by user and cell id.
+    taken: set[tuple[str, str]] = field(default_factory=set)
+    #: Stakes by scope, in cents; a scope that is missing has none.
+    stakes: dict[str, int] = field(default_factory=dict)
+
+
+class Decision(NamedTuple):
+    """One judged request: its answer, and whether there is anything to write."""
+
+    request: BetRequest
+    outcome: Outcome
+    fresh: bool  # False for a retry and for a refusal that leaves no trace
+
+
+def scopes(cell_id: str) -> tuple[str, str]:
+    """The scopes of a cell and of its column, under which stakes are limited.
+
+    The id without its symbol, and the first two numbers of it: both sort by time.
+    """
+    _, start, width, _ = cell_id.split(":", 3)
+    return cell_id.split(":", 1)[1], f"{start}:{width}"
+
+
+def scopes_before(unix_s: int) -> str:
+    """Scopes of columns that start before this moment sort below this text."""
+    return Cell(unix_s, 0, 0, 0).cell_id.split(":")[1]
+
+
+def decide(books: Books, requests: Sequence[BetRequest], limits: Limits) -> list[Decision]:
+    """Judge the requests in their order; `books` are then as the batch leaves them."""
+    return [_decide(books, request, limits) for request in requests]
+
+
+def _decide(books: Books, request: BetRequest, limits: Limits) -> Decision:
+    key = (request.user_id, request.idempotency_key)
+    known = books.known.get(key)
+    if known is not None:
+        same = known.terms == request.terms
+        return Decision(request, known.outcome if same else Refusal.KEY_REUSED, fresh=False)
+    refusal = _refusal(books, request, limits)
+    if refusal is not None and refusal is not Refusal.INSUFFICIENT_FUNDS:
+        return Decision(request, refusal, fresh=False)
+    outcome = refusal or _take(books, request)
+    books.known[key] = KnownBet(request.terms, outcome)
+    return Decision(request, outcome, fresh=True)
+
+
+def _refusal(books: Books, request: BetRequest, limits: Limits) -> Refusal | None:
+    if request.refusal is not None:
+        return request.refusal
+    account = books.accounts.get(request.user_id)
+    if account is None:
+        return Refusal.UNKNOWN_ACCOUNT
+    if (request.user_id, request.cell_id) in books.taken:
+        return Refusal.DUPLICATE_CELL
+    cell, column = scopes(request.cell_id)
+    if (
+        account.open_stake + request.amount > limits.user
+        or books.stakes.get(cell, 0) + request.amount > limits.cell
+        or books.stakes.get(column, 0) + request.amount > limits.column
+    ):
+        return Refusal.LIMIT_EXCEEDED
+    if account.balance < request.amount:
+        return Refusal.INSUFFICIENT_FUNDS
+    return None
+
+
+def _take(books: Books, request: BetRequest) -> Placed:
+    account = books.accounts[request.user_id]
+    account.balance -= request.amount
+    account.open_stake += request.amount
+    books.taken.add((request.user_id, request.cell_id))
+    for scope in scopes(request.cell_id):
+        books.stakes[scope] = books.stakes.get(scope, 0) + request.amount
+    return Placed(
+        request.bet_id, request.cell_id, request.amount, account.balance, request.placed_at
+    )

@@ -1,0 +1,168 @@
+"""What a user may read of the books: bets, ledger entries and the balance.
+
+Lists are read in pages, newest first. Behind a page with more to come stands a cursor, the
+time and id of its last item; the next page is what was written before that item. So items
+that arrive meanwhile neither move nor repeat what is still to be read. Items of the same
+millisecond are in the order in which they were written.
+"""
+
+import re
+from dataclasses import dataclass
+from typing import Generic, NamedTuple, TypeVar
+
+import apsw
+
+Item = TypeVar("Item")
+
+#: How many items a page may hold, and how many it holds when nobody says.
+LARGEST_PAGE = 100
+USUAL_PAGE = 50
+
+STATUSES = ("pending", "confirmed", "won", "lost", "insufficient_funds", "void")
+
+
+class BadCursorError(Exception):
+    """The text is no cursor of this list."""
+
+
+class Cursor(NamedTuple):
+    """A place in a list: right behind the item with this time and id."""
+
+    time: int  # Unix ms
+    item_id: str
+
+
+class CursorForm:
+    """How the cursors of one list are written: to be handed back, not to be read.
+
+    The list's letter and the form's version, the time in 12 and the id's ASCII codes in two
+    hexadecimal digits each. Every place has one spelling, and `pattern` fits no other text.
+    """
+
+    def __init__(self, prefix: str) -> None:
+        self._prefix = prefix
+        text = rf"{prefix}[0-9a-f]{{12}}(2[1-9a-f]|[3-6][0-9a-f]|7[0-9a-e]){{1,64}}"
+        self._text = re.compile(text)
+        self.pattern = f"^{text}$"
+
+    def write(self, cursor: Cursor) -> str:
+        """The text of a cursor."""
+        return f"{self._prefix}{cursor.time:012x}{cursor.item_id.encode('ascii').hex()}"
+
+    def read(self, text: str) -> Cursor:
+        """The cursor of a text. Raises BadCursorError."""
+        if not self._text.fullmatch(text):
+            raise BadCursorError("no cursor of this list")
+        digits = text.removeprefix(self._prefix)
+        return Cursor(int(digits[:12], 16), bytes.fromhex(digits[12:]).decode("ascii"))
+
+
+BET_CURSORS = CursorForm("b1")
+ENTRY_CURSORS = CursorForm("e1")
+
+#: Before everything there is: where a list begins.
+_START = Cursor(2**63 - 1, "")
+
+
+@dataclass(frozen=True, slots=True)
+class Bet:
+    """A bet as its owner sees it."""
+
+    bet_id: str
+    cell_id: str
+    amount: int  # cents
+    status: str
+    reward_rate_bps: int | None  # None until it is fixed
+    payout_amount: int | None  # cents; None until the bet is settled
+    placed_at: int  # Unix ms
+    resolved_at: int | None  # Unix ms; None until the bet is settled
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """An entry of the ledger as its owner sees it."""
+
+    entry_id: str
+    amount: int  # cents, above 0 when the user gained
+    balance_after: int  # cents
+    ref_type: str
+    ref_id: str
+    created_at: int  # Unix ms
+
+
+@dataclass(frozen=True, slots=True)
+class Page(Generic[Item]):
+    """Some items of a list, newest first, and where the next page begins."""
+
+    items: list[Item]
+    next_cursor: Cursor | None  # None when there is nothing older
+
+
+# The cursor's id says where within its millisecond the next page begins. An id that is not
+# there (any more) says nothing, and the page begins with the millisecond before.
+_BETS = """
+SELECT id, cell_id, amount, status, reward_rate_bps, payout_amount, placed_at, resolved_at
+FROM bets
+WHERE user_id = ?1
+  AND (placed_at, rowid) < (?2, (SELECT rowid FROM bets WHERE id = ?3 AND user_id = ?1))
+  AND (?4 IS NULL OR status = ?4)
+ORDER BY placed_at DESC, rowid DESC
+LIMIT ?5
+"""
+_ENTRIES = """
+SELECT id, amount, balance_after, ref_type, ref_id, created_at
+FROM transaction_ledger
+WHERE user_id = ?1
+  AND (created_at, rowid)
+      < (?2, (SELECT rowid FROM transaction_ledger WHERE id = ?3 AND user_id = ?1))
+ORDER BY created_at DESC, rowid DESC
+LIMIT ?4
+"""
+_BET = """
+SELECT id, cell_id, amount, status, reward_rate_bps, payout_amount, placed_at, resolved_at
+FROM bets
+WHERE id = ? AND user_id = ?
+"""
+
+
+def bets(
+    connection: apsw.Connection,
+    user_id: str,
+    *,
+    status: str | None = None,
+    cursor: Cursor | None = None,
+    limit: int = USUAL_PAGE,
+) -> Page[Bet]:
+    """A page of a user's bets, of one status or of all."""
+    time, item_id = cursor or _START
+    rows = connection.execute(_BETS, (user_id, time, item_id, status, limit + 1))
+    found = [Bet(*row) for row in rows]
+    last = found[limit - 1] if len(found) > limit else None
+    return Page(found[:limit], Cursor(last.placed_at, last.bet_id) if last else None)
+
+
+def entries(
+    connection: apsw.Connection,
+    user_id: str,
+    *,
+    cursor: Cursor | None = None,
+    limit: int = USUAL_PAGE,
+) -> Page[Entry]:
+    """A page of a user's ledger entries."""
+    time, item_id = cursor or _START
+    rows = connection.execute(_ENTRIES, (user_id, time, item_id, limit + 1))
+    found = [Entry(*row) for row in rows]
+    last = found[limit - 1] if len(found) > limit else None
+    return Page(found[:limit], Cursor(last.created_at, last.entry_id) if last else None)
+
+
+def bet(connection: apsw.Connection, user_id: str, bet_id: str) -> Bet | None:
+    """A bet of this user; None when it is anyone else's or nobody's."""
+    row = connection.execute(_BET, (bet_id, user_id)).fetchone()
+    return Bet(*row) if row else None
+
+
+def balance(connection: apsw.Connection, user_id: str) -> int | None:
+    """A user's balance in cents; None when there is no such account."""
+    row = connection.execute("SELECT balance FROM users WHERE id = ?", (user_id,)).fetchone()
+    return row[0] if row else None

@@ -1,0 +1,30 @@
+-- Bets that move money. Expand only: a release of schema 1 keeps working, its bets just
+-- carry no key here.
+
+-- The retry of a bet finds the bet itself, and so its first answer; `idempotency_keys`
+-- is no longer written.
+ALTER TABLE bets ADD COLUMN idempotency_key TEXT;
+
+CREATE UNIQUE INDEX idx_bets_key ON bets (user_id, idempotency_key);
+
+-- By cell first: bets of the moment lie together, which makes a batch touch few pages,
+-- and a closed column finds its bets.
+DROP INDEX idx_bets_one_per_cell;
+
+CREATE UNIQUE INDEX idx_bets_one_per_cell ON bets (cell_id, user_id)
+WHERE status <> 'insufficient_funds';
+
+-- In the order in which they wait.
+DROP INDEX idx_bets_pending;
+
+CREATE INDEX idx_bets_pending ON bets (placed_at) WHERE status = 'pending';
+
+-- Stakes of a user's bets that are not settled yet, cents.
+ALTER TABLE users ADD COLUMN open_stake INTEGER NOT NULL DEFAULT 0 CHECK (open_stake >= 0);
+
+-- Stakes taken on one cell or one column, cents, for the limits on them. A scope is a
+-- cell's id without its symbol or the first two numbers of it, so that scopes sort by time.
+CREATE TABLE exposures (
+    scope TEXT PRIMARY KEY,
+    stake INTEGER NOT NULL CHECK (stake >= 0)
+) STRICT, WITHOUT ROWID;

@@ -1,0 +1,89 @@
+"""What the books say of an account or a bet, for the people who ask."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import apsw
+import orjson
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """One entry of the ledger."""
+
+    entry_id: str
+    user_id: str
+    amount: int  # cents, above 0 when the account gained
+    balance_after: int  # cents
+    ref_type: str
+    ref_id: str
+    metadata: str | None  # JSON
+    created_at: int  # Unix ms
+
+    @property
+    def details(self) -> dict[str, Any]:
+        """What the metadata says by name; {} without any."""
+        said = orjson.loads(self.metadata) if self.metadata else {}
+        return said if isinstance(said, dict) else {}
+
+
+_ENTRY = (
+    "SELECT id, user_id, amount, balance_after, ref_type, ref_id, metadata, created_at"
+    " FROM transaction_ledger "
+)
+
+
+def latest_entries(connection: apsw.Connection, user_id: str, limit: int) -> list[Entry]:
+    """A user's last entries, newest first."""
+    rows = connection.execute(
+        f"{_ENTRY} WHERE user_id = ? ORDER BY created_at DESC, rowid DESC LIMIT ?",
+        (user_id, limit),
+    )
+    return [Entry(*row) for row in rows]
+
+
+def entries_of(connection: apsw.Connection, ref_id: str) -> list[Entry]:
+    """All entries under a reference, whatever their kind, oldest first."""
+    rows = connection.execute(
+        # The kinds are named, since the index of references begins with them.
+        f"{_ENTRY} WHERE ref_type IN ('BET', 'PAYOUT', 'REFUND', 'DEPOSIT', 'WITHDRAWAL',"
+        " 'ADJUSTMENT') AND ref_id = ? ORDER BY rowid",
+        (ref_id,),
+    )
+    return [Entry(*row) for row in rows]
+
+
+def house_side(connection: apsw.Connection, bet_id: str) -> Entry | None:
+    """The house's entry that a bet's stake went into, together with the rest of its batch.
+
+    It is the first of the house after the bet's own (ADR 0010); None for a bet without one.
+    """
+    own = connection.execute(
+        "SELECT rowid FROM transaction_ledger WHERE ref_type = 'BET' AND ref_id = ?", (bet_id,)
+    ).fetchone()
+    if own is None:
+        return None
+    row = connection.execute(
+        # The plus keeps the house's index out: the entry is found a few rows further on.
+        f"{_ENTRY} WHERE +user_id = 'house' AND rowid > ? ORDER BY rowid LIMIT 1",
+        own,
+    ).fetchone()
+    return Entry(*row) if row else None
+
+
+def bets_by_status(connection: apsw.Connection, user_id: str) -> dict[str, int]:
+    """How many bets of each status a user has."""
+    rows = connection.execute(
+        "SELECT status, count(*) FROM bets WHERE user_id = ? GROUP BY status ORDER BY status",
+        (user_id,),
+    )
+    return dict(rows)
+
+
+def bet(connection: apsw.Connection, bet_id: str) -> dict[str, Any] | None:
+    """A bet's row, by column; None when there is no such bet."""
+    cursor = connection.execute("SELECT * FROM bets WHERE id = ?", (bet_id,))
+    for row in cursor:
+        columns = (column[0] for column in cursor.get_description())
+        return dict(zip(columns, row, strict=True))
+    return None

@@ -1,0 +1,336 @@
+"""The lane: bets on their way through the API without what only other requests need.
+
+A connection begins in the lane. As long as each chunk it brings is a complete and
+plain `POST /api/bets`, the bet goes from the bytes to the batcher and its answer back
+in plain callbacks: no task, no request object, no router, no middlewares. Anything else,
+however slightly unusual, is handed over with its bytes to aiohttp, which keeps the
+connection from then on; the ordinary route gives the same answers (ADR 0008).
+"""
+
+import asyncio
+import contextlib
+import time
+from http import HTTPStatus
+from typing import cast
+
+import httptools
+from aiohttp import web
+from aiohttp.helpers import rfc822_formatted_time
+
+from tap_trading.auth.limits import WalletLimits
+from tap_trading.auth.sessions import Session, Sessions
+from tap_trading.base import logger, metrics
+from tap_trading.base.errors import ProblemError
+from tap_trading.ledger.batcher import Batcher
+from tap_trading.ledger.placing import BetRequest, Outcome, Placed
+from tap_trading.services import auth, desk, http, limited, runtime
+
+PATH = "/api/bets"
+_URL = PATH.encode()
+_HEAD = b"POST " + _URL + b" HTTP/1.1\r\n"
+_LARGEST_BODY = 16 * 1024
+#: What a client may send ahead while its bet waits for the answer, in bytes.
+_MOST_AHEAD = 64 * 1024
+#: Bets under way get this long to be answered when the service stops, in s.
+_FINISH_S = 4.0
+#: Headers that change what a request is; with one of them it is not plain.
+_ODD = frozenset({b"transfer-encoding", b"content-encoding", b"expect", b"upgrade", b"te"})
+#: The headers that a bet is read from.
+_READ = {
+    name.lower().encode(): name
+    for name in ("Authorization", "Cookie", "Idempotency-Key", "Origin", "X-Request-ID")
+}
+
+
+class BetLanes:
+    """Makes a lane for every connection to the API, in front of aiohttp's server."""
+
+    def __init__(
+        self,
+        *,
+        bet_desk: desk.BetDesk,
+        batcher: Batcher[BetRequest, Outcome],
+        sessions: Sessions,
+        limits: WalletLimits,
+        cross_origin: http.CrossOrigin,
+    ) -> None:
+        self.desk = bet_desk
+        self.batcher = batcher
+        self.sessions = sessions
+        self.limits = limits
+        self.cross_origin = cross_origin
+        self.draining = False
+        self._open: set[BetLane] = set()
+        self._all_closed = asyncio.Event()
+        self.taken = 0  # bets that went through a lane
+        self._seconds = {
+            status.value: metrics.HTTP_SECONDS.labels("POST", PATH, status.value)
+            for status in HTTPStatus
+        }
+
+    def put_in_front_of(self, app: web.Application) -> None:
+        """Have the connections of this application's server begin in a lane."""
+        app[runtime.FRONT] = self.in_front_of
+        app[runtime.DRAIN] = self.drain
+        app.on_response_prepare.append(self._let_go)
+        app.on_shutdown.append(self._close)
+
+    def in_front_of(self, server: runtime.ProtocolFactory) -> runtime.ProtocolFactory:
+        """The protocol of new connections; `server` makes that of handed over ones."""
+        return lambda: BetLane(self, server)
+
+    async def _close(self, _app: web.Application) -> None:
+        """Answer the bets under way, each with `Connection: close`, and end the rest."""
+        self.drain()
+        for lane in tuple(self._open):
+            lane.end_if_idle()
+        if self._open:
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._all_closed.wait(), _FINISH_S)
+        for lane in tuple(self._open):
+            lane.abort()
+
+    def joined(self, lane: "BetLane") -> None:
+        """A connection has begun."""
+        self._open.add(lane)
+
+    def left(self, lane: "BetLane") -> None:
+        """A connection has ended, or is aiohttp's from now on."""
+        self._open.discard(lane)
+        if self.draining and not self._open:
+            self._all_closed.set()
+
+    def drain(self) -> None:
+        """From now on each answer is its connection's last."""
+        self.draining = True
+
+    @staticmethod
+    async def _let_go(request: web.Request, response: web.StreamResponse) -> None:
+        """End a handed over connection after its bet: the client's next one may take the
+        lane again.
+        """
+        if request.method == "POST" and request.path == PATH:
+            response.force_close()
+            response.headers["Connection"] = "close"  # aiohttp has decided on its own by now
+
+    def observe(self, status: int, seconds: float) -> None:
+        """Count one answer."""
+        self.taken += 1
+        self._seconds[status].observe(seconds)
+
+
+class _Bet:
+    """A plain request as the parser finds it."""
+
+    __slots__ = ("body", "headers", "names", "plain")
+
+    def __init__(self) -> None:
+        self.names: set[bytes] = set()
+        self.headers: dict[str, str] = {}  # those of _READ
+        self.body = b""
+        self.plain = True
+
+
+class BetLane(asyncio.Protocol):
+    """One connection."""
+
+    def __init__(self, lanes: BetLanes, server: runtime.ProtocolFactory) -> None:
+        self._lanes = lanes
+        self._server = server
+        self._transport: asyncio.Transport | None = None
+        self._parser: httptools.HttpRequestParser | None = None
+        self._chunks: list[bytes] = []  # that came while a bet waits for its answer
+        self._paused = False
+        self._bets: list[_Bet] = []  # of the present chunk, the one under way first
+        self._began = 0.0
+        self._request_id = ""
+        self._task: asyncio.Task[None] | None = None
+        # The parser's findings in the present chunk.
+        self._bet = _Bet()
+        self._found: list[_Bet] = []
+        self._unfinished = False
+
+    # asyncio's side.
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """A client has connected."""
+        self._transport = cast("asyncio.Transport", transport)
+        self._lanes.joined(self)
+
+    def connection_lost(self, _exc: Exception | None) -> None:
+        """The client has gone; a bet under way is placed all the same."""
+        self._transport = None
+        self._lanes.left(self)
+
+    def data_received(self, data: bytes) -> None:
+        """Bytes of the client."""
+        if not self._bets:
+            self._take(data)
+            return
+        self._chunks.append(data)
+        if sum(map(len, self._chunks)) > _MOST_AHEAD and self._transport and not self._paused:
+            self._transport.pause_reading()
+            self._paused = True
+
+    def _take(self, data: bytes) -> None:
+        if data.startswith(_HEAD) and self._read(data):
+            self._bets = self._found
+            self._place()
+        else:
+            self._hand_over(data)
+
+    def _hand_over(self, data: bytes) -> None:
+        """This connection is aiohttp's from now on, this chunk included."""
+        transport = self._transport
+        if transport is None:
+            return
+        chunks, self._chunks = [data, *self._chunks], []
+        self._lanes.left(self)
+        protocol = cast("asyncio.Protocol", self._server())
+        transport.set_protocol(protocol)
+        protocol.connection_made(transport)
+        for chunk in chunks:
+            protocol.data_received(chunk)
+
+    # The parser's side.
+
+    def _read(self, data: bytes) -> bool:
+        """Whether `data` is nothing but complete, plain bets; they are then found."""
+        self._found = []
+        self._unfinished = False
+        if self._parser is None:
+            self._parser = httptools.HttpRequestParser(self)
+        try:
+            self._parser.feed_data(data)
+        except (httptools.HttpParserError, httptools.HttpParserUpgrade):
+            return False
+        return not self._unfinished and all(bet.plain for bet in self._found)
+
+    def on_message_begin(self) -> None:
+        """The parser: a request begins."""
+        self._bet = _Bet()
+        self._unfinished = True
+
+    def on_url(self, url: bytes) -> None:
+        """The parser: what the request is for."""
+        if url != _URL:
+            self._bet.plain = False
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        """The parser: a header."""
+        bet, name = self._bet, name.lower()
+        if name in bet.names or name in _ODD or not value.isascii():
+            bet.plain = False
+            return
+        bet.names.add(name)
+        if name in _READ:
+            bet.headers[_READ[name]] = value.decode("ascii")
+
+    def on_body(self, body: bytes) -> None:
+        """The parser: a part of the body."""
+        self._bet.body += body
+
+    def on_message_complete(self) -> None:
+        """The parser: the request is whole."""
+        bet, parser = self._bet, cast("httptools.HttpRequestParser", self._parser)
+        if (
+            b"host" not in bet.names
+            or len(bet.body) > _LARGEST_BODY
+            or parser.get_method() != b"POST"
+            or not parser.should_keep_alive()
+        ):
+            bet.plain = False
+        self._found.append(bet)
+        self._unfinished = False
+
+    # The bet's way.
+
+    def _place(self) -> None:
+        """Begin with the first of the bets at hand."""
+        self._began = time.perf_counter()
+        headers = self._bets[0].headers
+        self._request_id = http.request_id(headers.get("X-Request-ID", ""))
+        token = auth.token_of(headers.get("Authorization", ""), headers.get("Cookie", ""))
+        if token is None:
+            self._answer_problem(auth.unauthenticated())
+            return
+        session = self._lanes.sessions.cached(token)
+        if session is not None:
+            self._submit(session)
+        else:
+            self._task = asyncio.create_task(self._validate(token))
+
+    async def _validate(self, token: str) -> None:
+        """Only a session that memory cannot vouch for gets here."""
+        try:
+            session = await auth.session_of(self._lanes.sessions, token)
+        except Exception as error:  # every request gets an answer
+            self._reply(error)
+        else:
+            self._submit(session)
+
+    def _submit(self, session: Session) -> None:
+        lanes, bet = self._lanes, self._bets[0]
+        try:
+            limited.take(lanes.limits, session)
+            key = bet.headers.get("Idempotency-Key")
+            request = lanes.desk.request(session.user_id, key, bet.body)
+            lanes.batcher.submit(request, self._reply)
+        except Exception as error:  # every request gets an answer
+            self._reply(error)
+
+    def _reply(self, outcome: Outcome | Exception) -> None:
+        if isinstance(outcome, Placed):
+            self._answer(202, "application/json", desk.accepted(outcome))
+        else:
+            self._answer_problem(desk.problem(outcome))
+
+    def _answer_problem(self, problem: ProblemError) -> None:
+        extra = ""
+        if problem.retry_after_s is not None:
+            extra = f"Retry-After: {problem.retry_after_s}\r\n"
+        body = http.problem_body(problem, self._request_id)
+        self._answer(problem.status, http.PROBLEM_JSON, body, extra)
+
+    def _answer(self, status: int, content_type: str, body: bytes, extra: str = "") -> None:
+        lanes = self._lanes
+        lanes.observe(status, time.perf_counter() - self._began)
+        bet = self._bets.pop(0)
+        transport = self._transport
+        if transport is None or transport.is_closing():
+            return
+        for name, value in lanes.cross_origin.headers(bet.headers.get("Origin", "")).items():
+            extra += f"{name}: {value}\r\n"
+        if lanes.draining:
+            extra += "Connection: close\r\n"
+        head = (
+            f"HTTP/1.1 {status} {HTTPStatus(status).phrase}\r\n"
+            f"Content-Type: {content_type}; charset=utf-8\r\n"
+            f"Content-Length: {len(body)}\r\n"
+            f"X-Request-ID: {self._request_id}\r\n"
+            f"Date: {rfc822_formatted_time()}\r\n"
+            f"{extra}\r\n"
+        )
+        transport.write(head.encode("ascii") + body)
+        if lanes.draining:
+            transport.close()
+        elif self._bets:
+            self._place()
+        elif self._chunks:
+            if self._paused:
+                transport.resume_reading()
+                self._paused = False
+            self._take(self._chunks.pop(0))
+
+    # The end.
+
+    def end_if_idle(self) -> None:
+        """Close the connection unless a bet waits on it."""
+        if not self._bets and self._transport:
+            self._transport.close()
+
+    def abort(self) -> None:
+        """Close the connection whatever waits on it."""
+        if self._transport:
+            logger.get().warning("connection cut with a bet under way")
+            self._transport.abort()

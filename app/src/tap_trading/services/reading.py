@@ -1,0 +1,229 @@
+"""The calls that only read: one's account, bets and ledger, and the market."""
+
+import re
+from collections.abc import Callable
+from collections.abc import Set as AbstractSet
+from typing import Any, TypeVar
+
+import apsw
+from aiohttp import web
+
+from tap_trading.auth.sessions import Sessions
+from tap_trading.base import logger
+from tap_trading.base.clock import Clock
+from tap_trading.base.db import DatabaseError, ReaderPool
+from tap_trading.base.errors import ProblemError
+from tap_trading.base.logger import rfc3339_ms
+from tap_trading.base.metrics import ERRORS
+from tap_trading.game.cell import SYMBOL
+from tap_trading.game.grid import Geometry
+from tap_trading.ledger import queries
+from tap_trading.ledger.queries import Bet, Cursor, CursorForm, Entry
+from tap_trading.market.offer import grid_fields
+from tap_trading.market.watch import MarketState, PriceWatch
+from tap_trading.services import auth
+from tap_trading.services.http import json_response
+
+T = TypeVar("T")
+
+_CURRENCY = "USD"
+_LIMIT = re.compile(r"[1-9][0-9]{0,2}")
+#: What may stand where a bet's id stands; asking for anything else is not worth a query.
+_ID = re.compile(r"[!-~]{1,64}")
+
+#: What a client is told to wait when the books cannot be read, in s.
+_RETRY_AFTER_S = 5
+#: Names of wrong query parameters are repeated to the client up to this many characters.
+_SHOWN = 64
+
+
+class ReadRoutes:
+    """The reading calls of the HTTP API."""
+
+    def __init__(
+        self,
+        *,
+        readers: ReaderPool,
+        sessions: Sessions,
+        watch: PriceWatch,
+        geometry: Geometry,
+        clock: Clock,
+    ) -> None:
+        self._readers = readers
+        self._sessions = sessions
+        self._watch = watch
+        self._geometry = geometry
+        self._clock = clock
+
+    async def me(self, request: web.Request) -> web.Response:
+        """Who is signed in, and what they have."""
+        session = await auth.authenticate(request, self._sessions)
+        _parameters(request)
+        balance = await self._ask(lambda books: queries.balance(books, session.user_id))
+        if balance is None:
+            raise ProblemError(
+                401, "unauthenticated", "This session's account does not exist; sign in again."
+            )
+        return _unstored(
+            {
+                "user_id": session.user_id,
+                "address": session.address,
+                "balance": balance,
+                "currency": _CURRENCY,
+            }
+        )
+
+    async def bets(self, request: web.Request) -> web.Response:
+        """A page of one's bets, newest first."""
+        user_id = (await auth.authenticate(request, self._sessions)).user_id
+        asked = _parameters(request, {"status", "cursor", "limit"})
+        status = _status(asked.get("status"))
+        cursor, limit = _place(asked.get("cursor"), queries.BET_CURSORS), _limit(asked.get("limit"))
+        page = await self._ask(
+            lambda books: queries.bets(books, user_id, status=status, cursor=cursor, limit=limit)
+        )
+        items = [_bet_fields(bet) for bet in page.items]
+        return _page(items, page.next_cursor, queries.BET_CURSORS)
+
+    async def bet(self, request: web.Request) -> web.Response:
+        """One of one's bets; 404 for anyone else's."""
+        user_id = (await auth.authenticate(request, self._sessions)).user_id
+        _parameters(request)
+        bet_id = request.match_info["id"]
+        bet = None
+        if _ID.fullmatch(bet_id):
+            bet = await self._ask(lambda books: queries.bet(books, user_id, bet_id))
+        if bet is None:
+            raise ProblemError(404, "not_found", "You have no bet with this id.")
+        return _unstored({**_bet_fields(bet), "evidence": None})
+
+    async def ledger(self, request: web.Request) -> web.Response:
+        """A page of one's ledger entries, newest first."""
+        user_id = (await auth.authenticate(request, self._sessions)).user_id
+        asked = _parameters(request, {"cursor", "limit"})
+        cursor = _place(asked.get("cursor"), queries.ENTRY_CURSORS)
+        limit = _limit(asked.get("limit"))
+        page = await self._ask(
+            lambda books: queries.entries(books, user_id, cursor=cursor, limit=limit)
+        )
+        items = [_entry_fields(entry) for entry in page.items]
+        return _page(items, page.next_cursor, queries.ENTRY_CURSORS)
+
+    async def market(self, request: web.Request) -> web.Response:
+        """The price and the grid at this moment; there are no cells while no bets are taken."""
+        _parameters(request)
+        latest, state, now = self._watch.latest, self._watch.state(), self._clock()
+        price = latest.price if latest else None
+        offered = grid_fields(self._geometry, now, price)
+        if state is MarketState.SUSPENDED:
+            offered["cells"] = []
+        return _unstored(
+            {
+                "symbol": SYMBOL,
+                "price": price,
+                "server_time": rfc3339_ms(now),
+                "state": state,
+                **offered,
+            }
+        )
+
+    async def _ask(self, question: Callable[[apsw.Connection], T]) -> T:
+        """Ask the books. Raises ProblemError `storage_unavailable`."""
+        try:
+            return await self._readers.run(question)
+        except DatabaseError as error:
+            ERRORS.labels("read").inc()
+            logger.get().error("books not read", error=str(error))
+            raise ProblemError(
+                503,
+                "storage_unavailable",
+                "The books cannot be read at the moment; try again soon.",
+                retry_after_s=_RETRY_AFTER_S,
+            ) from error
+
+
+def _parameters(request: web.Request, known: AbstractSet[str] = frozenset()) -> dict[str, str]:
+    """The query's parameters. Raises ProblemError `malformed` for one that is not `known` or
+    there twice.
+    """
+    query = request.query
+    for name in sorted(query.keys()):
+        if name not in known:
+            raise _malformed(f"Unknown query parameter: {name[:_SHOWN]}.")
+        if len(query.getall(name)) > 1:
+            raise _malformed(f"The query parameter {name} is there more than once.")
+    return dict(query)
+
+
+def _status(text: str | None) -> str | None:
+    if text is not None and text not in queries.STATUSES:
+        raise _malformed(f"status must be one of: {', '.join(queries.STATUSES)}.")
+    return text
+
+
+def _limit(text: str | None) -> int:
+    if text is None:
+        return queries.USUAL_PAGE
+    if not _LIMIT.fullmatch(text) or int(text) > queries.LARGEST_PAGE:
+        raise _malformed(f"limit must be a whole number from 1 to {queries.LARGEST_PAGE}.")
+    return int(text)
+
+
+def _place(text: str | None, form: CursorForm) -> Cursor | None:
+    try:
+        return None if text is None else form.read(text)
+    except queries.BadCursorError:
+        raise _malformed("cursor must be a next_cursor of this list.") from None
+
+
+def _malformed(detail: str) -> ProblemError:
+    return ProblemError(400, "malformed", detail)
+
+
+def _bet_fields(bet: Bet) -> dict[str, Any]:
+    return {
+        "bet_id": bet.bet_id,
+        "cell_id": bet.cell_id,
+        "amount": bet.amount,
+        "status": bet.status,
+        "reward_rate": None if bet.reward_rate_bps is None else _rate(bet.reward_rate_bps),
+        "payout_amount": bet.payout_amount,
+        "placed_at": rfc3339_ms(bet.placed_at),
+        "resolved_at": None if bet.resolved_at is None else rfc3339_ms(bet.resolved_at),
+    }
+
+
+def _entry_fields(entry: Entry) -> dict[str, Any]:
+    return {
+        "entry_id": entry.entry_id,
+        "amount": entry.amount,
+        "balance_after": entry.balance_after,
+        "ref_type": entry.ref_type,
+        "ref_id": entry.ref_id,
+        "created_at": rfc3339_ms(entry.created_at),
+    }
+
+
+def _rate(bps: int) -> str:
+    """Basis points as a decimal with every digit: 10582 → "1.0582"."""
+    return f"{bps // 10_000}.{bps % 10_000:04d}"
+
+
+def _page(
+    items: list[dict[str, Any]], next_cursor: Cursor | None, form: CursorForm
+) -> web.Response:
+    return _unstored(
+        {
+            "items": items,
+            "next_cursor": form.write(next_cursor) if next_cursor else None,
+            # Everything is here still: nothing has been moved to cold storage yet.
+            "archived_before": None,
+        }
+    )
+
+
+def _unstored(fields: object) -> web.Response:
+    """An answer that nobody on the way may keep: it is personal, or old in a moment."""
+    response = json_response(fields)
+    response.headers["Cache-Control"] = "no-store"
+    return response
