@@ -73,6 +73,11 @@ test: .venv/.locked ## Every test: the quick tier, integration, browser, and the
 	@scripts/build-gate.sh
 	@scripts/test-gate.sh all
 
+.PHONY: test-long
+test-long: .venv/.locked ## The fault tests at length: hundreds of kills, thousands of power cuts
+	@scripts/prerequisites.sh redis
+	@pytest --quiet tests/faults --long --junit-xml=reports/faults.xml
+
 .PHONY: bench
 bench: .venv/.locked ## Benchmarks, as ratios to a baseline taken in the same run
 	@scripts/prerequisites.sh redis

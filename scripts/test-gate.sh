@@ -23,6 +23,8 @@ hosted() {
   coverage json --quiet -o reports/coverage.json
   coverage report
   python scripts/coverage_gate.py reports/coverage.json
+  step "faults: kills, power cuts, full disks"
+  pytest --quiet tests/faults --junit-xml=reports/faults.xml
   step "the page in a browser"
   pytest --quiet tests/e2e/page --junit-xml=reports/page.xml
 }

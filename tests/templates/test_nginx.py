@@ -212,6 +212,33 @@ class TestProxy:
         assert block.value("proxy_set_header", "X-Request-ID") == "req_$request_id"
         assert block.value("proxy_set_header", "Host") == "$tap_host"
 
+    def test_bets_have_kept_connections_and_the_same_limits(self) -> None:
+        tree = site(nginx_bets_keepalive=7)
+        block = tree.one("server").location("=", "/api/bets")
+        api = tree.one("server").location("^~", "/api/")
+        same = ("limit_req", "gzip", "proxy_http_version", "proxy_read_timeout", "if")
+        for name in same:
+            assert [d.args for d in block.all(name)] == [d.args for d in api.all(name)]
+        assert block.value("proxy_pass") == "http://$tap_bets_upstream"
+        assert block.value("proxy_set_header", "Connection") == ""
+        for name in ("Host", "X-Real-IP", "X-Forwarded-For", "X-Forwarded-Proto", "X-Request-ID"):
+            assert block.value("proxy_set_header", name) == api.value("proxy_set_header", name)
+        kept = tree.one("map", "$request_method", "$tap_bets_upstream")
+        assert kept.value("POST") == "tap_bets"
+        assert kept.value("default") == "tap_api"
+        assert tree.one("upstream", "tap_bets").value("keepalive") == "7"
+        assert not tree.one("upstream", "tap_api").all("keepalive")
+        for upstream in ("tap_bets", "tap_api"):
+            assert tree.one("upstream", upstream).value("server") == "127.0.0.1:8080"
+
+    def test_a_bet_may_be_repeated_once_and_nothing_else(self) -> None:
+        block = server()
+        bets = block.location("=", "/api/bets")
+        assert bets.value("proxy_next_upstream") == "error non_idempotent"
+        assert bets.value("proxy_next_upstream_tries") == "2"
+        for location in (block.location("^~", "/api/"), block.location("=", "/ws")):
+            assert location.value("proxy_next_upstream") == "off"
+
     def test_websockets_are_upgraded_and_outlive_the_heartbeat(self) -> None:
         tree = site()
         block = tree.one("server").location("=", "/ws")

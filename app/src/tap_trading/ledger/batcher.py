@@ -38,7 +38,7 @@ Together = Callable[[apsw.Connection, Sequence[Item]], Sequence[Outcome]]
 #: A batch of at least so many jobs was a crowd: the next one is worth collecting.
 _CROWD = 4
 #: While a batch is collected, it is looked at this often, in s.
-_TICK_S = 0.001
+_TICK_S = 0.002
 
 _BATCH_JOBS = Histogram(
     "tap_batch_jobs", "Jobs in one transaction.", buckets=(1, 2, 5, 10, 25, 50, 100, 250)
@@ -91,7 +91,7 @@ class Batcher(Generic[Item, Outcome]):
         *,
         max_batch: int = 250,
         max_waiting: int = 2000,
-        window_s: float = 0.008,
+        window_s: float = 0.012,
     ) -> None:
         self._path = path
         self._together = together or _no_items
@@ -118,7 +118,7 @@ class Batcher(Generic[Item, Outcome]):
     async def open(self) -> None:
         """Open the database and start the thread. Raises DatabaseError."""
         try:
-            await asyncio.to_thread(self._connect)
+            await asyncio.to_thread(self._open)
         except DatabaseError:
             self._lock.close()
             raise
@@ -206,8 +206,13 @@ class Batcher(Generic[Item, Outcome]):
         self._writing = True
         self._batches.put(batch)
 
-    def _written(self, batch: list[_Job]) -> None:
+    def _written(self, batch: list[_Job], refusal: StorageUnavailableError | None) -> None:
         self._writing = False
+        if refusal is not None:
+            # Whoever waits would only wait for the same once more.
+            for job in self._waiting:
+                job.answer = refusal
+            batch, self._waiting = batch + self._waiting, []
         self._crowded = len(batch) >= _CROWD
         for job in batch:
             try:
@@ -223,11 +228,11 @@ class Batcher(Generic[Item, Outcome]):
 
     def _run(self) -> None:
         while (batch := self._batches.get()) is not None:
-            self._write(batch)
-            self._loop.call_soon_threadsafe(self._written, batch)
+            self._loop.call_soon_threadsafe(self._written, batch, self._write(batch))
         self._disconnect()
 
-    def _write(self, batch: list[_Job]) -> None:
+    def _write(self, batch: list[_Job]) -> StorageUnavailableError | None:
+        """Write the batch; returns why it could not be written, if so."""
         began = perf_counter()
         try:
             with self._lock.held():
@@ -246,9 +251,10 @@ class Batcher(Generic[Item, Outcome]):
                 job.answer = refusal
             # Whatever state the connection is in, the next batch starts from a fresh one.
             self._disconnect()
-            return
+            return refusal
         _BATCH_JOBS.observe(len(batch))
         _BATCH_SECONDS.observe(perf_counter() - began)
+        return None
 
     def _handle_items(self, connection: apsw.Connection, jobs: list[_Job]) -> None:
         """All together; should that fail, each on its own, so that one bad item costs only
@@ -269,6 +275,11 @@ class Batcher(Generic[Item, Outcome]):
     def _working_on(self, jobs: list[_Job]) -> Work[Sequence[Outcome]]:
         items = [job.item for job in jobs]
         return lambda connection: self._together(connection, items)
+
+    def _open(self) -> None:
+        # A connection that opens may write, and so it does not open beside another writer.
+        with self._lock.held():
+            self._connect()
 
     def _connect(self) -> apsw.Connection:
         if self._connection is None:

@@ -23,12 +23,7 @@ from tap_trading.ledger.placing import (
     Refusal,
     decide,
     scopes,
-    scopes_before,
 )
-
-#: A scope's stakes are kept this long after its column began, in seconds.
-_KEEP_SCOPES_S = 3600
-_CLEAR_SCOPES_EVERY_S = 60
 
 # One row of JSON: the accounts, the bets behind the keys, the taken cells, the stakes.
 # Each asked for is [user, key, cell].
@@ -88,7 +83,6 @@ class BetBooks:
 
     def __init__(self, limits: Limits) -> None:
         self._limits = limits
-        self._scopes_cleared_at = 0  # Unix s
 
     def place(self, connection: apsw.Connection, requests: Sequence[BetRequest]) -> list[Outcome]:
         """Judge the requests in their order and write the decision, inside the caller's
@@ -101,17 +95,7 @@ class BetBooks:
         fresh = [decision for decision in decisions if decision.fresh]
         if fresh:
             _write(connection, books, fresh, house)
-            self._forget_old_scopes(connection, fresh[-1].request.placed_at // 1000)
         return [decision.outcome for decision in decisions]
-
-    def _forget_old_scopes(self, connection: apsw.Connection, now_s: int) -> None:
-        """Now and then, drop the stakes of columns that closed long ago."""
-        if abs(now_s - self._scopes_cleared_at) < _CLEAR_SCOPES_EVERY_S:
-            return
-        connection.execute(
-            "DELETE FROM exposures WHERE scope < ?", (scopes_before(now_s - _KEEP_SCOPES_S),)
-        )
-        self._scopes_cleared_at = now_s
 
 
 def _json(rows: object) -> str:

@@ -10,8 +10,6 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import NamedTuple
 
-from tap_trading.game.cell import Cell
-
 
 class Refusal(StrEnum):
     """Why a bet is not placed, as the API's `code` says it."""
@@ -111,11 +109,6 @@ def scopes(cell_id: str) -> tuple[str, str]:
     """
     _, start, width, _ = cell_id.split(":", 3)
     return cell_id.split(":", 1)[1], f"{start}:{width}"
-
-
-def scopes_before(unix_s: int) -> str:
-    """Scopes of columns that start before this moment sort below this text."""
-    return Cell(unix_s, 0, 0, 0).cell_id.split(":")[1]
 
 
 def decide(books: Books, requests: Sequence[BetRequest], limits: Limits) -> list[Decision]:

@@ -12,6 +12,8 @@ from tap_trading.market.point import CHANNEL, HISTORY_KEY, PricePoint, decode
 
 DEGRADED_AFTER_MS = 3_000
 SUSPENDED_AFTER_MS = 10_000
+#: A price stamped further ahead than this is of a clock that has been set back since.
+_FUTURE_MS = 2_000
 
 
 class MarketState(StrEnum):
@@ -24,7 +26,7 @@ class MarketState(StrEnum):
 
 def state_of(age_ms: int | None) -> MarketState:
     """State by the age of the latest price, in ms (None: there is none)."""
-    if age_ms is None or age_ms >= SUSPENDED_AFTER_MS:
+    if age_ms is None or age_ms >= SUSPENDED_AFTER_MS or age_ms < -_FUTURE_MS:
         return MarketState.SUSPENDED
     return MarketState.DEGRADED if age_ms >= DEGRADED_AFTER_MS else MarketState.OPEN
 

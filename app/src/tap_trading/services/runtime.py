@@ -2,6 +2,7 @@
 
 import asyncio
 import errno
+import gc
 import os
 import signal
 import socket
@@ -120,6 +121,9 @@ async def _serve_on(
         sites = [web.SockSite(runner, sock, backlog=_BACKLOG) for sock in sockets]
         for site in sites:
             await site.start()
+        # What stands now stands for good; the collector need not look through it again.
+        gc.collect()
+        gc.freeze()
         systemd.notify("READY=1")
         log.info("ready", listen=str(sockets[0].getsockname()), version=version.current().version)
         failed.add_done_callback(lambda _: stop.set())
