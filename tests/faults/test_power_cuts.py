@@ -31,7 +31,7 @@ from tap_trading.ledger.placing import BetRequest, Limits, Outcome, Placed, Refu
 NOW = 1_764_000_000_000
 CREDIT = 20_000
 LIMITS = Limits(user=10**9, cell=10**9, column=10**9)
-OFF, NORMAL, FULL = 0, 1, 2  # PRAGMA synchronous
+OFF, NORMAL = 0, 1  # PRAGMA synchronous
 
 #: Pages in the WAL that make a commit checkpoint: after nearly each, now and then, hardly ever.
 CHECKPOINTS = (4, 60, 1000)
@@ -180,10 +180,11 @@ def _post(connection: apsw.Connection, user_id: str, reference: str) -> None:
 class Record(Protocol):
     """What the fixture `record` is."""
 
-    def __call__(
-        self, seed: int, *, synchronous: int, checkpoint: int
-    ) -> tuple[Recorder, Promised]:
-        """Trade; what was done to the disk meanwhile, and what was promised to the traders."""
+    def __call__(self, seed: int, **pragmas: int) -> tuple[Recorder, Promised]:
+        """Trade; what was done to the disk meanwhile, and what was promised to the traders.
+
+        The writers' pragmas are the application's own but for these.
+        """
 
 
 @contextmanager
@@ -201,14 +202,14 @@ def recording(folder: Path) -> Iterator[Recorder]:
 
 @pytest.fixture
 def record(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Record:
-    def recorded(seed: int, *, synchronous: int, checkpoint: int) -> tuple[Recorder, Promised]:
+    def recorded(seed: int, **pragmas: int) -> tuple[Recorder, Promised]:
         folder = tmp_path / "recorded"
         folder.mkdir()
         path = folder / "bets.db"
         migrations.migrate(path)
         with monkeypatch.context() as patched, recording(folder) as recorder:
-            patched.setitem(db.WRITER_PRAGMAS, "synchronous", synchronous)
-            patched.setitem(db.WRITER_PRAGMAS, "wal_autocheckpoint", checkpoint)
+            for name, value in pragmas.items():
+                patched.setitem(db.WRITER_PRAGMAS, name, value)
             traders = Traders(path, recorder, random.Random(seed))
             asyncio.run(traders.trade())
         traders.promised.bet_ids = bet_ids(path)
@@ -310,7 +311,7 @@ def test_what_was_acknowledged_survives(
     campaign: int, record: Record, tmp_path: Path, measured: Callable[[str], None]
 ) -> None:
     checkpoint = CHECKPOINTS[campaign % len(CHECKPOINTS)]
-    recorder, promised = record(campaign, synchronous=FULL, checkpoint=checkpoint)
+    recorder, promised = record(campaign, wal_autocheckpoint=checkpoint)
     found = survey(recorder, promised, tmp_path / "state", STATES, campaign)
     assert found == {"states": STATES}
     measured(
@@ -323,7 +324,7 @@ def test_commits_that_are_not_synced_would_be_found(
     record: Record, tmp_path: Path, measured: Callable[[str], None]
 ) -> None:
     """The control: with synchronous=NORMAL the books stay whole, but bets are lost."""
-    recorder, promised = record(1, synchronous=NORMAL, checkpoint=CHECKPOINTS[-1])
+    recorder, promised = record(1, synchronous=NORMAL, wal_autocheckpoint=CHECKPOINTS[-1])
     found = survey(recorder, promised, tmp_path / "state", 80, 1)
     measured(f"power cuts with synchronous=NORMAL: {dict(found)}")
     assert found["a lost bet"] > 8
@@ -334,7 +335,7 @@ def test_books_that_are_torn_would_be_found(
     record: Record, tmp_path: Path, measured: Callable[[str], None]
 ) -> None:
     """The other control: with synchronous=OFF not even that holds."""
-    recorder, promised = record(1, synchronous=OFF, checkpoint=CHECKPOINTS[0])
+    recorder, promised = record(1, synchronous=OFF, wal_autocheckpoint=CHECKPOINTS[0])
     found = survey(recorder, promised, tmp_path / "state", 40, 1)
     measured(f"power cuts with synchronous=OFF: {dict(found)}")
     assert found["broken"] > 4
