@@ -39,6 +39,13 @@ def taken(wallet: WalletLimits, times: int, user: str = "ada") -> int:
     return sum(wallet.take(user) is None for _ in range(times))
 
 
+async def learns(wallet: WalletLimits, count: int, user: str = "ada") -> None:
+    """Wait until a process has heard from Redis what all have counted together."""
+    async with asyncio.timeout(30):
+        while wallet._known.get(user) != count:
+            await asyncio.sleep(0.01)
+
+
 async def test_a_wallet_has_its_requests_each_minute(redis: Redis, now: Now) -> None:
     wallet = WalletLimits(redis, now, 10)
     assert taken(wallet, 15) == 10
@@ -54,9 +61,9 @@ async def test_processes_share_what_they_count(redis: Redis, now: Now) -> None:
     one, two = WalletLimits(redis, now, 10), WalletLimits(redis, now, 10)
     tasks = [asyncio.create_task(process.share()) for process in (one, two)]
     assert taken(one, 6) == 6
-    await asyncio.sleep(0.2)
+    await learns(one, 6)
     assert taken(two, 1) == 1  # learns of the others when it counts itself
-    await asyncio.sleep(0.2)
+    await learns(two, 7)
     assert taken(two, 10) == 3
     assert await redis.ttl("rate:1000:ada") <= 60
     for task in tasks:
@@ -72,12 +79,10 @@ async def test_without_redis_each_counts_for_itself_and_forgets_nothing(
     assert taken(one, 6) == 6
     await asyncio.sleep(0.4)
     assert taken(one, 10) == 4
-    assert taken(two, 1) == 1
     redis_server.start()
-    async with asyncio.timeout(15):
-        while await redis.get("rate:1000:ada") != b"11":
-            await asyncio.sleep(0.05)
-    await asyncio.sleep(0.2)
+    await learns(one, 10)
+    assert taken(two, 1) == 1
+    await learns(two, 11)
     assert taken(two, 10) == 0
     for task in tasks:
         await background.end(task)
@@ -92,6 +97,9 @@ async def test_counts_of_a_minute_that_ended_are_not_taken_over(redis: Redis, no
     assert taken(wallet, 4) == 4
     await exchanging
     assert taken(wallet, 10) == 6
-    await wallet._exchange()
+    exchanging = asyncio.create_task(wallet._exchange())
+    await asyncio.sleep(0)
+    assert taken(wallet, 10) == 0  # what is on its way to Redis counts
+    await exchanging
     await wallet._exchange()  # nothing new
     assert await redis.get("rate:1001:ada") == b"10"

@@ -26,7 +26,8 @@ class WalletLimits:
         self._per_minute = per_minute
         self._window = 0  # the minute that is counted, since 1970
         self._known: dict[str, int] = {}  # what Redis said last
-        self._new: dict[str, int] = {}  # not in Redis yet
+        self._new: dict[str, int] = {}  # not sent to Redis yet
+        self._sent: dict[str, int] = {}  # on the way to Redis, not answered yet
 
     def take(self, user_id: str) -> int | None:
         """Count one request: None when it is within the limit, else after how many seconds
@@ -37,8 +38,10 @@ class WalletLimits:
             self._window = now // _WINDOW_MS
             self._known.clear()
             self._new.clear()
+            self._sent = {}
         new = self._new.get(user_id, 0)
-        if self._known.get(user_id, 0) + new >= self._per_minute:
+        others = self._known.get(user_id, 0) + self._sent.get(user_id, 0)
+        if others + new >= self._per_minute:
             return max((_WINDOW_MS - now % _WINDOW_MS) // 1000, 1)
         self._new[user_id] = new + 1
         return None
@@ -60,7 +63,7 @@ class WalletLimits:
         sent, window = self._new, self._window
         if not sent:
             return
-        self._new = {}
+        self._new, self._sent = {}, sent
         pipeline = self._redis.pipeline(transaction=False)
         for user_id, count in sent.items():
             key = f"rate:{window}:{user_id}"
@@ -72,6 +75,8 @@ class WalletLimits:
             if window == self._window:  # nothing is forgotten; it may be counted twice
                 for user_id, count in sent.items():
                     self._new[user_id] = self._new.get(user_id, 0) + count
+                self._sent = {}
             raise
         if window == self._window:
             self._known.update(zip(sent, answers[::2], strict=True))
+            self._sent = {}
