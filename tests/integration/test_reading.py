@@ -213,11 +213,13 @@ async def test_a_page_holds_50_unless_asked_otherwise(ada: Trader, books: Books)
 
 async def test_the_ledger_comes_in_pages_too(ada: Trader, books: Books) -> None:
     for i in range(25):
+        time = system_clock() + i // 9
+        number = new_id("bet", time).removeprefix("bet_")
         books.run(
             "INSERT INTO transaction_ledger"
             " (id, user_id, amount, balance_after, ref_type, ref_id, created_at)"
             " VALUES (?, ?, -1, ?, 'BET', ?, ?)",
-            (new_id("led", 0) + "u", ada.user_id, 99_999 - i, f"bet_{i}", system_clock() + i // 9),
+            (f"led_{number}u", ada.user_id, 99_999 - i, f"bet_{number}", time),
         )
     entries = await all_pages(ada, "/api/ledger", limit="4")
     assert [entry["balance_after"] for entry in entries] == [*range(99_975, 100_000), 100_000]

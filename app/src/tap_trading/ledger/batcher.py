@@ -238,10 +238,10 @@ class Batcher(Generic[Item, Outcome]):
             with self._lock.held():
                 connection = self._connect()
                 connection.execute("BEGIN IMMEDIATE")
+                self._handle_items(connection, [job for job in batch if job.work is None])
                 for job in batch:
                     if job.work is not None:
                         job.answer = _alone(connection, job.work)
-                self._handle_items(connection, [job for job in batch if job.work is None])
                 connection.execute("COMMIT")
         except Exception as error:  # whatever it is, the thread lives on and its askers are told
             _FAILED_BATCHES.inc()
@@ -257,19 +257,27 @@ class Batcher(Generic[Item, Outcome]):
         return None
 
     def _handle_items(self, connection: apsw.Connection, jobs: list[_Job]) -> None:
-        """All together; should that fail, each on its own, so that one bad item costs only
-        itself.
+        """All together, as the first of the transaction; should that fail, from its beginning
+        each on its own, so that one bad item costs only itself.
+
+        Not in a savepoint: that would keep a copy of every page the batch touches.
         """
         if not jobs:
             return
-        outcomes = _alone(connection, self._working_on(jobs))
-        if isinstance(outcomes, Exception):
-            logger.get().error("items handled one by one", items=len(jobs), error=str(outcomes))
+        try:
+            outcomes = self._together(connection, [job.item for job in jobs])
+            answered = list(zip(jobs, outcomes, strict=True))
+        except _STORAGE_ERRORS:
+            raise
+        except Exception as error:
+            logger.get().error("items handled one by one", items=len(jobs), error=str(error))
+            connection.execute("ROLLBACK")
+            connection.execute("BEGIN IMMEDIATE")
             for job in jobs:
                 found = _alone(connection, self._working_on([job]))
                 job.answer = found if isinstance(found, Exception) else found[0]
             return
-        for job, outcome in zip(jobs, outcomes, strict=True):
+        for job, outcome in answered:
             job.answer = outcome
 
     def _working_on(self, jobs: list[_Job]) -> Work[Sequence[Outcome]]:

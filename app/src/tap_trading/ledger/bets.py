@@ -47,24 +47,23 @@ SELECT
    FROM json_each(?2) s CROSS JOIN exposures x ON x.scope = s.value)
 """
 
-_WRITE_BETS = """
+# One row at a time: a statement that writes several keeps a copy of every page it touches,
+# to be able to undo itself. `OR FAIL` spares that where a statement changes many rows: the
+# batch is undone as a whole.
+_WRITE_BET = """
 INSERT INTO bets (id, user_id, cell_id, amount, min_reward_rate_bps, status, placed_at,
                   resolved_at, idempotency_key)
-SELECT value ->> 0, value ->> 1, value ->> 2, value ->> 3, value ->> 4, value ->> 5, value ->> 6,
-       value ->> 7, value ->> 8
-FROM json_each(?)
+VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)
 """
 
-_WRITE_ENTRIES = """
+_WRITE_ENTRY = """
 INSERT INTO transaction_ledger (id, user_id, amount, balance_after, ref_type, ref_id, created_at,
                                 metadata)
-SELECT value ->> 0, value ->> 1, value ->> 2, value ->> 3, 'BET', value ->> 4, value ->> 5,
-       value ->> 6
-FROM json_each(?)
+VALUES (?, ?, ?, ?, 'BET', ?, ?, ?)
 """
 
 _WRITE_ACCOUNTS = """
-UPDATE users
+UPDATE OR FAIL users
 SET balance = e.value ->> 1, open_stake = e.value ->> 2, version = version + 1,
     updated_at = e.value ->> 3
 FROM json_each(?) e
@@ -72,7 +71,7 @@ WHERE users.id = e.value ->> 0
 """
 
 _WRITE_STAKES = """
-INSERT INTO exposures (scope, stake)
+INSERT OR FAIL INTO exposures (scope, stake)
 SELECT key, value FROM json_each(?) WHERE true
 ON CONFLICT (scope) DO UPDATE SET stake = excluded.stake
 """
@@ -168,7 +167,7 @@ def _write(
         users[user_id] = at
         for scope in scopes(request.cell_id):
             stakes[scope] = books.stakes[scope]
-    connection.execute(_WRITE_BETS, (_json(bets),))
+    connection.executemany(_WRITE_BET, bets)
     if not entries:
         return
     house += taken
@@ -185,7 +184,7 @@ def _write(
             _json({"bets": len(entries)}),
         )
     )
-    connection.execute(_WRITE_ENTRIES, (_json(entries),))
+    connection.executemany(_WRITE_ENTRY, entries)
     accounts = [
         (user, books.accounts[user].balance, books.accounts[user].open_stake, at)
         for user, at in users.items()

@@ -3,7 +3,10 @@
 Lists are read in pages, newest first. Behind a page with more to come stands a cursor, the
 time and id of its last item; the next page is what was written before that item. So items
 that arrive meanwhile neither move nor repeat what is still to be read. Items of the same
-millisecond are in the order in which they were written.
+millisecond are in the order of their ids.
+
+The bets with their stakes are found by the ledger's index of references, because a bet's id
+begins with its time; what has no stake, and what moved other money, has an index of its own.
 """
 
 import re
@@ -61,7 +64,7 @@ BET_CURSORS = CursorForm("b1")
 ENTRY_CURSORS = CursorForm("e1")
 
 #: Before everything there is: where a list begins.
-_START = Cursor(2**63 - 1, "")
+_START = Cursor(2**63 - 1, "~")
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,25 +101,52 @@ class Page(Generic[Item]):
     next_cursor: Cursor | None  # None when there is nothing older
 
 
-# The cursor's id says where within its millisecond the next page begins. An id that is not
-# there (any more) says nothing, and the page begins with the millisecond before.
+# CROSS JOIN keeps the tables in this order.
 _BETS = """
 SELECT id, cell_id, amount, status, reward_rate_bps, payout_amount, placed_at, resolved_at
-FROM bets
-WHERE user_id = ?1
-  AND (placed_at, rowid) < (?2, (SELECT rowid FROM bets WHERE id = ?3 AND user_id = ?1))
-  AND (?4 IS NULL OR status = ?4)
-ORDER BY placed_at DESC, rowid DESC
+FROM (
+  SELECT * FROM (
+    SELECT b.rowid AS number
+    FROM transaction_ledger l CROSS JOIN bets b ON b.id = l.ref_id
+    WHERE l.user_id = ?1 AND l.ref_type = 'BET' AND l.ref_id < ?3
+      AND (?4 IS NULL OR b.status = ?4)
+    ORDER BY l.ref_id DESC
+    LIMIT ?5
+  )
+  UNION
+  SELECT * FROM (
+    SELECT rowid
+    FROM bets
+    WHERE user_id = ?1 AND (status = 'insufficient_funds' OR idempotency_key IS NULL)
+      AND (placed_at, id) < (?2, ?3) AND (?4 IS NULL OR status = ?4)
+    ORDER BY placed_at DESC, id DESC
+    LIMIT ?5
+  )
+) found CROSS JOIN bets ON bets.rowid = found.number
+ORDER BY id DESC
 LIMIT ?5
 """
 _ENTRIES = """
 SELECT id, amount, balance_after, ref_type, ref_id, created_at
-FROM transaction_ledger
-WHERE user_id = ?1
-  AND (created_at, rowid)
-      < (?2, (SELECT rowid FROM transaction_ledger WHERE id = ?3 AND user_id = ?1))
-ORDER BY created_at DESC, rowid DESC
-LIMIT ?4
+FROM (
+  SELECT * FROM (
+    SELECT rowid AS number
+    FROM transaction_ledger
+    WHERE user_id = ?1 AND ref_type = 'BET' AND ref_id < ?4
+    ORDER BY ref_id DESC
+    LIMIT ?5
+  )
+  UNION ALL
+  SELECT * FROM (
+    SELECT rowid
+    FROM transaction_ledger
+    WHERE user_id = ?1 AND ref_type <> 'BET' AND (created_at, id) < (?2, ?3)
+    ORDER BY created_at DESC, id DESC
+    LIMIT ?5
+  )
+) found CROSS JOIN transaction_ledger l ON l.rowid = found.number
+ORDER BY id DESC
+LIMIT ?5
 """
 _BET = """
 SELECT id, cell_id, amount, status, reward_rate_bps, payout_amount, placed_at, resolved_at
@@ -150,7 +180,9 @@ def entries(
 ) -> Page[Entry]:
     """A page of a user's ledger entries."""
     time, item_id = cursor or _START
-    rows = connection.execute(_ENTRIES, (user_id, time, item_id, limit + 1))
+    # A stake's entry is named after its bet.
+    bet_id = f"bet_{item_id.removeprefix('led_').removesuffix('u')}"
+    rows = connection.execute(_ENTRIES, (user_id, time, item_id, bet_id, limit + 1))
     found = [Entry(*row) for row in rows]
     last = found[limit - 1] if len(found) > limit else None
     return Page(found[:limit], Cursor(last.created_at, last.entry_id) if last else None)

@@ -36,7 +36,28 @@ _ENTRY = (
 def latest_entries(connection: apsw.Connection, user_id: str, limit: int) -> list[Entry]:
     """A user's last entries, newest first."""
     rows = connection.execute(
-        f"{_ENTRY} WHERE user_id = ? ORDER BY created_at DESC, rowid DESC LIMIT ?",
+        """
+        SELECT id, user_id, amount, balance_after, ref_type, ref_id, metadata, created_at
+        FROM (
+          SELECT * FROM (
+            SELECT rowid AS number
+            FROM transaction_ledger
+            WHERE user_id = ?1 AND ref_type = 'BET'
+            ORDER BY ref_id DESC
+            LIMIT ?2
+          )
+          UNION ALL
+          SELECT * FROM (
+            SELECT rowid
+            FROM transaction_ledger
+            WHERE user_id = ?1 AND ref_type <> 'BET'
+            ORDER BY created_at DESC, id DESC
+            LIMIT ?2
+          )
+        ) found CROSS JOIN transaction_ledger l ON l.rowid = found.number
+        ORDER BY id DESC
+        LIMIT ?2
+        """,
         (user_id, limit),
     )
     return [Entry(*row) for row in rows]
@@ -74,7 +95,20 @@ def house_side(connection: apsw.Connection, bet_id: str) -> Entry | None:
 def bets_by_status(connection: apsw.Connection, user_id: str) -> dict[str, int]:
     """How many bets of each status a user has."""
     rows = connection.execute(
-        "SELECT status, count(*) FROM bets WHERE user_id = ? GROUP BY status ORDER BY status",
+        """
+        SELECT status, count(*)
+        FROM (
+          SELECT b.id, b.status
+          FROM transaction_ledger l CROSS JOIN bets b ON b.id = l.ref_id
+          WHERE l.user_id = ?1 AND l.ref_type = 'BET'
+          UNION
+          SELECT id, status
+          FROM bets
+          WHERE user_id = ?1 AND (status = 'insufficient_funds' OR idempotency_key IS NULL)
+        )
+        GROUP BY status
+        ORDER BY status
+        """,
         (user_id,),
     )
     return dict(rows)
