@@ -118,7 +118,7 @@ class Traders:
 
         for _ in range(waiting):
             request = self._request()
-            batcher.submit(request, promise(request))
+            batcher.submit(lambda request=request: request, promise(request))
         await answered.wait()
 
     def _request(self) -> BetRequest:

@@ -3,6 +3,7 @@
 import asyncio
 import json
 from collections.abc import AsyncIterator, Sequence
+from functools import partial
 from pathlib import Path
 
 import apsw
@@ -236,10 +237,39 @@ async def test_an_answer_that_cannot_be_delivered_costs_no_neighbour_its_own(
         raise ConnectionResetError("the client has gone")
 
     for i in range(50):
-        batcher.submit(f"u{i}", vanished if i % 3 == 0 else heard.append)
+        batcher.submit(partial(str, f"u{i}"), vanished if i % 3 == 0 else heard.append)
     await batcher.close()
     assert heard == [f"added u{i}" for i in range(50) if i % 3]
     assert users(database) == {f"u{i}" for i in range(50)}
+
+
+async def test_what_cannot_be_prepared_costs_no_neighbour_its_answer(database: Path) -> None:
+    batcher = Batcher[str, str](database, Names())
+    await batcher.open()
+    heard: list[object] = []
+
+    def refused() -> str:
+        raise ValueError("no such name")
+
+    for prepare in (refused, partial(str, "ada"), lambda: None, partial(str, "bob"), refused):
+        batcher.submit(prepare, heard.append)
+    batcher.submit(lambda: None, heard.append)
+    await batcher.close()
+    assert [str(answer) for answer in heard] == [
+        *("no such name", "no such name", "added ada", "added bob"),
+    ]
+    assert users(database) == {"ada", "bob"}
+
+
+async def test_a_batch_of_nothing_that_can_be_prepared_makes_way(database: Path) -> None:
+    batcher = Batcher[str, str](database, Names(), max_batch=1)
+    await batcher.open()
+    heard: list[object] = []
+    for prepare in (lambda: None, lambda: None, partial(str, "ada"), lambda: None):
+        batcher.submit(prepare, heard.append)
+    async with asyncio.timeout(10):
+        await batcher.close()
+    assert heard == ["added ada"]
 
 
 async def test_crowds_are_collected_and_single_jobs_are_not(database: Path) -> None:

@@ -122,7 +122,7 @@ async def test_a_retry_after_the_column_closed_still_gets_its_answer(
 ) -> None:
     body = {"cell_id": cell(), "amount": 500}
     first = await (await bettor.post(body)).json()
-    monkeypatch.setattr(grid, "refusal", lambda *_: grid.Refusal.CLOSED)
+    monkeypatch.setattr(grid, "first_placeable", lambda *_: 2**40)
     again = await bettor.post(body)
     assert (again.status, await again.json()) == (202, first)
     other = await bettor.post({"cell_id": cell(1), "amount": 500})

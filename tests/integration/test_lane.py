@@ -124,8 +124,10 @@ async def test_pipelined_bets_are_answered_in_their_order(client: TestClient, ad
     [
         "Expect: 100-continue\r\n",
         "Content-Encoding: identity\r\n",
-        "X-Odd: caf\u00e9\r\n",
-        "X-Twice: 1\r\nX-Twice: 2\r\n",
+        "Cookie: caf\u00e9\r\n",
+        "Cookie: a=1\r\ncookie: b=2\r\n",
+        "te: trailers\r\n",
+        "Te: trailers\r\n",
         "Connection: close\r\n",
         "TE: trailers\r\n",
     ],

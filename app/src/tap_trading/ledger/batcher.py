@@ -77,6 +77,7 @@ class _Job:
 
     reply: Callable[[Any], None]  # called on the loop with the answer or an exception
     work: Work[Any] | None = None
+    prepare: Callable[[], Any] | None = None
     item: Any = None
     answer: Any = None
 
@@ -152,13 +153,21 @@ class Batcher(Generic[Item, Outcome]):
         self._add(_Job(_told(future), item=item))
         return await future
 
-    def submit(self, item: Item, reply: Callable[[Outcome | Exception], None]) -> None:
-        """The same without waiting: `reply` is called on the loop once it is durable, or
-        with the exception that kept it from being written.
+    def submit(
+        self,
+        prepare: Callable[[], Item | None],
+        reply: Callable[[Outcome | Exception], None],
+    ) -> None:
+        """The same without waiting, for an item that is made only when its batch is written:
+        making many in a row costs far less than each between other things.
+
+        `prepare` is called on the loop and returns the item, None when there is nothing to
+        handle after all and no reply is wanted, or raises. `reply` is called on the loop
+        once the item is durable, or with the exception that kept it from being written.
 
         Raises OverloadedError at once when too many jobs wait already.
         """
-        self._add(_Job(cast("Callable[[Any], None]", reply), item=item))
+        self._add(_Job(cast("Callable[[Any], None]", reply), prepare=prepare))
 
     async def check(self) -> str:
         """Health check: a write that is really committed. Raises what `run` raises."""
@@ -204,21 +213,26 @@ class Batcher(Generic[Item, Outcome]):
         batch, self._waiting = self._waiting[: self._max_batch], self._waiting[self._max_batch :]
         self._collecting = False
         self._writing = True
-        self._batches.put(batch)
+        self._crowded = len(batch) >= _CROWD
+        ready = [job for job in batch if _prepared(job)]
+        if ready:
+            self._batches.put(ready)
+        else:
+            self._done()
 
     def _written(self, batch: list[_Job], refusal: StorageUnavailableError | None) -> None:
-        self._writing = False
         if refusal is not None:
             # Whoever waits would only wait for the same once more.
             for job in self._waiting:
                 job.answer = refusal
             batch, self._waiting = batch + self._waiting, []
-        self._crowded = len(batch) >= _CROWD
         for job in batch:
-            try:
-                job.reply(job.answer)
-            except Exception:  # one client's trouble; its neighbours still get their answers
-                logger.get().exception("answer not delivered")
+            _tell(job)
+        self._done()
+
+    def _done(self) -> None:
+        """The batch has been answered; on to the next."""
+        self._writing = False
         if self._waiting:
             self._collect()
         elif self._closing:
@@ -323,6 +337,26 @@ def _alone(connection: apsw.Connection, work: Work[T]) -> T | Exception:
         connection.execute("ROLLBACK TO job")
     connection.execute("RELEASE job")
     return answer
+
+
+def _prepared(job: _Job) -> bool:
+    """Whether there is something to write for this job; if not, its asker knows."""
+    if job.prepare is None:
+        return True
+    try:
+        job.item = job.prepare()
+    except Exception as error:
+        job.answer = error
+        _tell(job)
+        return False
+    return job.item is not None
+
+
+def _tell(job: _Job) -> None:
+    try:
+        job.reply(job.answer)
+    except Exception:  # one client's trouble; its neighbours still get their answers
+        logger.get().exception("answer not delivered")
 
 
 def _no_items(_connection: apsw.Connection, _items: Sequence[Any]) -> Sequence[Any]:

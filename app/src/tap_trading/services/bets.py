@@ -27,10 +27,11 @@ class BetRoutes:
 
     async def place(self, request: web.Request) -> web.Response:
         """202 once the bet is on disk; a retry of the same request gets the same answer."""
+        now = self._desk.clock()
         session = await auth.authenticate(request, self._sessions)
         limited.take(self._limits, session)
         key = request.headers.get("Idempotency-Key")
-        bet = self._desk.request(session.user_id, key, await request.read())
+        bet = self._desk.request(session.user_id, key, await request.read(), now)
         try:
             outcome = await self._batcher.handle(bet)
         except (OverloadedError, StorageUnavailableError) as error:

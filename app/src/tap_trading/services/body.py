@@ -21,6 +21,8 @@ def fields(
         raise ProblemError(400, "malformed", f"The body is not JSON: {error}.") from None
     if not isinstance(found, dict):
         raise ProblemError(400, "malformed", "The body must be a JSON object.")
+    if found.keys() == required:
+        return found
     if unknown := sorted(found.keys() - required - optional):
         raise ProblemError(400, "malformed", f"Unknown field: {unknown[0][:_SHOWN]}.")
     if missing := sorted(required - found.keys()):

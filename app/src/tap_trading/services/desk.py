@@ -39,6 +39,8 @@ _PROBLEMS: Mapping[Refusal, tuple[int, str]] = {
     Refusal.INSUFFICIENT_FUNDS: (402, "The balance does not cover this stake."),
 }
 _FEED_RETRY_S = 5
+#: Cells that are remembered while the offer stands; more than there are on a grid.
+_MOST_VERDICTS = 10_000
 
 
 class BetDesk:
@@ -50,10 +52,12 @@ class BetDesk:
         self._watch = watch
         self._geometry = geometry
         self._stakes = frozenset(stakes)
-        self._clock = clock
+        self.clock = clock
+        self._offer: tuple[int, int] | None = None  # price and first column of the verdicts
+        self._verdicts: dict[str, Refusal | None] = {}  # by cell
 
-    def request(self, user_id: str, key: str | None, body: bytes) -> BetRequest:
-        """What the trader asks for, judged by the moment of its arrival.
+    def request(self, user_id: str, key: str | None, body: bytes, now: int) -> BetRequest:
+        """What the trader asks for, judged by the moment of its arrival, `now` in Unix ms.
 
         Raises ProblemError when it is not a bet at all: `missing_idempotency_key`,
         `malformed`, or `invalid_amount` for a stake that is no whole number.
@@ -66,7 +70,6 @@ class BetDesk:
         if type(amount) is not int:
             raise _not_an_amount(amount)
         rate = _rate_bps(fields.get("min_reward_rate"))
-        now = self._clock()
         refusal = self._refusal(cell_id, amount, now)
         return BetRequest(new_id("bet", now), user_id, key, cell_id, amount, rate, now, refusal)
 
@@ -79,8 +82,15 @@ class BetDesk:
         latest = self._watch.latest
         if latest is None or self._watch.state() is MarketState.SUSPENDED:
             return Refusal.FEED_STALE
-        refused = grid.refusal(self._geometry, now, latest.price, cell)
-        return Refusal(refused.value) if refused else None
+        # The same for all who ask while the offer stands.
+        offer = (latest.price, grid.first_placeable(self._geometry, now))
+        if offer != self._offer or len(self._verdicts) > _MOST_VERDICTS:
+            self._offer = offer
+            self._verdicts.clear()
+        if cell_id not in self._verdicts:
+            refused = grid.refusal(self._geometry, now, latest.price, cell)
+            self._verdicts[cell_id] = Refusal(refused.value) if refused else None
+        return self._verdicts[cell_id]
 
 
 def accepted(placed: Placed) -> bytes:

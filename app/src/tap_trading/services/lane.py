@@ -2,7 +2,9 @@
 
 A connection begins in the lane. As long as each chunk it brings is a complete and
 plain `POST /api/bets`, the bet goes from the bytes to the batcher and its answer back
-in plain callbacks: no task, no request object, no router, no middlewares. Anything else,
+in plain callbacks: no task, no request object, no router, no middlewares. Its bytes are
+only read when its batch is about to be written, together with all others of it: the
+same steps for many bets in a row cost half of what they cost one by one. Anything else,
 however slightly unusual, is handed over with its bytes to aiohttp, which keeps the
 connection from then on; the ordinary route gives the same answers (ADR 0008).
 """
@@ -10,6 +12,8 @@ connection from then on; the ordinary route gives the same answers (ADR 0008).
 import asyncio
 import contextlib
 import time
+from collections.abc import Callable
+from functools import partial
 from http import HTTPStatus
 from typing import cast
 
@@ -21,7 +25,7 @@ from tap_trading.auth.limits import WalletLimits
 from tap_trading.auth.sessions import Session, Sessions
 from tap_trading.base import logger, metrics
 from tap_trading.base.errors import ProblemError
-from tap_trading.ledger.batcher import Batcher
+from tap_trading.ledger.batcher import Batcher, OverloadedError
 from tap_trading.ledger.placing import BetRequest, Outcome, Placed
 from tap_trading.services import auth, desk, http, limited, runtime
 
@@ -35,11 +39,25 @@ _MOST_AHEAD = 64 * 1024
 _FINISH_S = 4.0
 #: Headers that change what a request is; with one of them it is not plain.
 _ODD = frozenset({b"transfer-encoding", b"content-encoding", b"expect", b"upgrade", b"te"})
-#: The headers that a bet is read from.
+#: The headers that a bet is read from, and those that make it odd (""), as they are mostly
+#: spelled.
 _READ = {
-    name.lower().encode(): name
-    for name in ("Authorization", "Cookie", "Idempotency-Key", "Origin", "X-Request-ID")
-}
+    spelled: name
+    for name in ("Authorization", "Cookie", "Host", "Idempotency-Key", "Origin", "X-Request-ID")
+    for spelled in (name.encode(), name.lower().encode())
+} | dict.fromkeys(_ODD, "")
+#: Headers of browsers and of Nginx that change nothing, as they are mostly spelled.
+_PLAIN = frozenset(
+    spelled
+    for name in (
+        *("Accept", "Accept-Encoding", "Accept-Language", "Content-Length", "Content-Type"),
+        *("Referer", "User-Agent", "X-Forwarded-For", "X-Forwarded-Proto", "X-Real-IP"),
+    )
+    for spelled in (name.encode(), name.lower().encode())
+)
+_STATUS_LINES = {status.value: f"HTTP/1.1 {status.value} {status.phrase}" for status in HTTPStatus}
+#: Answers are counted so many s later, many in a row.
+_COUNTED_AFTER_S = 0.25
 
 
 class BetLanes:
@@ -62,7 +80,7 @@ class BetLanes:
         self.draining = False
         self._open: set[BetLane] = set()
         self._all_closed = asyncio.Event()
-        self.taken = 0  # bets that went through a lane
+        self._answered: list[tuple[int, float]] = []  # status and s, not counted yet
         self._seconds = {
             status.value: metrics.HTTP_SECONDS.labels("POST", PATH, status.value)
             for status in HTTPStatus
@@ -115,17 +133,22 @@ class BetLanes:
 
     def observe(self, status: int, seconds: float) -> None:
         """Count one answer."""
-        self.taken += 1
-        self._seconds[status].observe(seconds)
+        if not self._answered:
+            asyncio.get_running_loop().call_later(_COUNTED_AFTER_S, self._count)
+        self._answered.append((status, seconds))
+
+    def _count(self) -> None:
+        answered, self._answered = self._answered, []
+        for status, seconds in answered:
+            self._seconds[status].observe(seconds)
 
 
 class _Bet:
     """A plain request as the parser finds it."""
 
-    __slots__ = ("body", "headers", "names", "plain")
+    __slots__ = ("body", "headers", "plain")
 
     def __init__(self) -> None:
-        self.names: set[bytes] = set()
         self.headers: dict[str, str] = {}  # those of _READ
         self.body = b""
         self.plain = True
@@ -139,9 +162,12 @@ class BetLane(asyncio.Protocol):
         self._server = server
         self._transport: asyncio.Transport | None = None
         self._parser: httptools.HttpRequestParser | None = None
-        self._chunks: list[bytes] = []  # that came while a bet waits for its answer
+        self._busy = False  # a bet is under way
+        self._chunk = b""  # that holds it, until it is read
+        self._chunks: list[bytes] = []  # that came meanwhile
         self._paused = False
         self._bets: list[_Bet] = []  # of the present chunk, the one under way first
+        self._arrived = 0  # Unix ms
         self._began = 0.0
         self._request_id = ""
         self._task: asyncio.Task[None] | None = None
@@ -164,7 +190,7 @@ class BetLane(asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         """Bytes of the client."""
-        if not self._bets:
+        if not self._busy:
             self._take(data)
             return
         self._chunks.append(data)
@@ -173,9 +199,10 @@ class BetLane(asyncio.Protocol):
             self._paused = True
 
     def _take(self, data: bytes) -> None:
-        if data.startswith(_HEAD) and self._read(data):
-            self._bets = self._found
-            self._place()
+        if data.startswith(_HEAD):
+            self._busy = True
+            self._chunk = data
+            self._queue(self._prepare)
         else:
             self._hand_over(data)
 
@@ -218,13 +245,16 @@ class BetLane(asyncio.Protocol):
 
     def on_header(self, name: bytes, value: bytes) -> None:
         """The parser: a header."""
-        bet, name = self._bet, name.lower()
-        if name in bet.names or name in _ODD or not value.isascii():
-            bet.plain = False
+        if name in _PLAIN:
             return
-        bet.names.add(name)
-        if name in _READ:
-            bet.headers[_READ[name]] = value.decode("ascii")
+        read = _READ.get(name) if name in _READ else _READ.get(name.lower())
+        if read is None:
+            return
+        headers = self._bet.headers
+        if not read or read in headers or not value.isascii():
+            self._bet.plain = False
+            return
+        headers[read] = value.decode("ascii")
 
     def on_body(self, body: bytes) -> None:
         """The parser: a part of the body."""
@@ -234,7 +264,7 @@ class BetLane(asyncio.Protocol):
         """The parser: the request is whole."""
         bet, parser = self._bet, cast("httptools.HttpRequestParser", self._parser)
         if (
-            b"host" not in bet.names
+            "Host" not in bet.headers
             or len(bet.body) > _LARGEST_BODY
             or parser.get_method() != b"POST"
             or not parser.should_keep_alive()
@@ -245,41 +275,64 @@ class BetLane(asyncio.Protocol):
 
     # The bet's way.
 
-    def _place(self) -> None:
-        """Begin with the first of the bets at hand."""
+    def _queue(self, prepare: Callable[[], BetRequest | None]) -> None:
+        """Have a bet of this connection prepared with its batch, and written."""
+        lanes = self._lanes
         self._began = time.perf_counter()
+        self._arrived = lanes.desk.clock()
+        try:
+            lanes.batcher.submit(prepare, self._reply)
+        except OverloadedError as error:
+            # Not from in here: the answer may bring the next bet of this connection.
+            asyncio.get_running_loop().call_soon(self._refuse, error)
+
+    def _refuse(self, error: OverloadedError) -> None:
+        if self._bets or self._read_chunk():
+            self._reply(error)
+
+    def _prepare(self) -> BetRequest | None:
+        """The first of the bets at hand. None when there is none, or when it has to wait.
+
+        Raises ProblemError.
+        """
+        if not self._bets and not self._read_chunk():
+            return None
         headers = self._bets[0].headers
-        self._request_id = http.request_id(headers.get("X-Request-ID", ""))
         token = auth.token_of(headers.get("Authorization", ""), headers.get("Cookie", ""))
         if token is None:
-            self._answer_problem(auth.unauthenticated())
-            return
+            raise auth.unauthenticated()
         session = self._lanes.sessions.cached(token)
-        if session is not None:
-            self._submit(session)
-        else:
+        if session is None:
             self._task = asyncio.create_task(self._validate(token))
+            return None
+        return self._request(session)
+
+    def _read_chunk(self) -> bool:
+        """Whether the chunk is bets; else it is aiohttp's now."""
+        chunk, self._chunk = self._chunk, b""
+        if self._read(chunk):
+            self._bets = self._found
+            return True
+        self._busy = False
+        self._hand_over(chunk)
+        return False
 
     async def _validate(self, token: str) -> None:
         """Only a session that memory cannot vouch for gets here."""
         try:
             session = await auth.session_of(self._lanes.sessions, token)
+            self._lanes.batcher.submit(partial(self._request, session), self._reply)
         except Exception as error:  # every request gets an answer
             self._reply(error)
-        else:
-            self._submit(session)
 
-    def _submit(self, session: Session) -> None:
+    def _request(self, session: Session) -> BetRequest:
         lanes, bet = self._lanes, self._bets[0]
-        try:
-            limited.take(lanes.limits, session)
-            key = bet.headers.get("Idempotency-Key")
-            request = lanes.desk.request(session.user_id, key, bet.body)
-            lanes.batcher.submit(request, self._reply)
-        except Exception as error:  # every request gets an answer
-            self._reply(error)
+        limited.take(lanes.limits, session)
+        key = bet.headers.get("Idempotency-Key")
+        return lanes.desk.request(session.user_id, key, bet.body, self._arrived)
 
     def _reply(self, outcome: Outcome | Exception) -> None:
+        self._request_id = http.request_id(self._bets[0].headers.get("X-Request-ID", ""))
         if isinstance(outcome, Placed):
             self._answer(202, "application/json", desk.accepted(outcome))
         else:
@@ -304,7 +357,7 @@ class BetLane(asyncio.Protocol):
         if lanes.draining:
             extra += "Connection: close\r\n"
         head = (
-            f"HTTP/1.1 {status} {HTTPStatus(status).phrase}\r\n"
+            f"{_STATUS_LINES[status]}\r\n"
             f"Content-Type: {content_type}; charset=utf-8\r\n"
             f"Content-Length: {len(body)}\r\n"
             f"X-Request-ID: {self._request_id}\r\n"
@@ -315,18 +368,20 @@ class BetLane(asyncio.Protocol):
         if lanes.draining:
             transport.close()
         elif self._bets:
-            self._place()
+            self._queue(self._prepare)
         elif self._chunks:
             if self._paused:
                 transport.resume_reading()
                 self._paused = False
             self._take(self._chunks.pop(0))
+        else:
+            self._busy = False
 
     # The end.
 
     def end_if_idle(self) -> None:
         """Close the connection unless a bet waits on it."""
-        if not self._bets and self._transport:
+        if not self._busy and self._transport:
             self._transport.close()
 
     def abort(self) -> None:
