@@ -271,7 +271,8 @@ async def open_loop(
                 load.result.unsent += 1
             at += 1 / max(rate(at), 1.0)
         on_ready()
-        await asyncio.sleep(max(at - load.now(), 0.0005))
+        # uvloop would not wait at all for less than a millisecond, but spin.
+        await asyncio.sleep(max(at - load.now(), 0.001))
     load.result.unsent += len(due)
     due.clear()
     sent_for = load.now()
