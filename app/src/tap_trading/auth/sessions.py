@@ -36,8 +36,6 @@ _MOST_CACHED = 50_000
 _PATIENCE_S = 1.0
 #: After Redis failed to answer it is left alone for this long, in s.
 _PAUSE_S = 0.5
-#: Questions to Redis at once; the pool has 64 connections for everybody and refuses more.
-_QUESTIONS = 16
 #: Keys looked through in one step of `revoke_user`.
 _STEP = 500
 
@@ -95,7 +93,8 @@ class Sessions:
         self._epoch = 0
         #: How many revocations were heard or made here.
         self._revocations = 0
-        self._gate = asyncio.Semaphore(_QUESTIONS)
+        self._wanted: dict[str, asyncio.Future[bytes | None]] = {}  # by hash, not asked yet
+        self._asking: asyncio.Task[None] | None = None
         self._ask_again_at = 0.0  # loop time; 0 while Redis answers
 
     async def open(self, user_id: str, address: str) -> tuple[str, Session]:
@@ -138,9 +137,7 @@ class Sessions:
             return None
         if (session := self.cached(token)) is not None:
             return session
-        async with self._gate:
-            # Another request may have asked the same while this one stood at the gate.
-            return self.cached(token) or await self._ask(token)
+        return await self._ask(token)
 
     async def revoke(self, token: str) -> None:
         """End the session of `token`, here at once and in every process as it hears of it.
@@ -209,14 +206,34 @@ class Sessions:
         if self._ask_again_at:
             # One request finds out whether Redis is back; the others need not wait for that.
             self._ask_again_at = loop.time() + _PATIENCE_S
-        try:
-            async with asyncio.timeout(_PATIENCE_S):
-                stored = cast("bytes | None", await self._redis.get(_PREFIX + token_hash))
-        except (RedisError, OSError):
-            self._ask_again_at = loop.time() + _PAUSE_S
-            raise
-        self._ask_again_at = 0.0
-        return stored
+        stored = self._wanted.get(token_hash)
+        if stored is None:
+            stored = self._wanted[token_hash] = loop.create_future()
+            if self._asking is None or self._asking.done():
+                self._asking = loop.create_task(self._ask_for_all())
+        return await asyncio.shield(stored)  # others may wait for the same
+
+    async def _ask_for_all(self) -> None:
+        """Ask for what is wanted, all in one command, until nothing more is."""
+        loop = asyncio.get_running_loop()
+        while wanted := self._wanted:
+            self._wanted = {}
+            try:
+                async with asyncio.timeout(_PATIENCE_S):
+                    found = cast(
+                        "list[bytes | None]",
+                        await self._redis.mget([_PREFIX + token_hash for token_hash in wanted]),
+                    )
+            except Exception as error:  # whatever it is, those who wait are told
+                self._ask_again_at = loop.time() + _PAUSE_S
+                # What is wanted by now would only wait for the same once more.
+                also, self._wanted = self._wanted, {}
+                for stored in (*wanted.values(), *also.values()):
+                    stored.set_exception(error)
+            else:
+                self._ask_again_at = 0.0
+                for stored, value in zip(wanted.values(), found, strict=True):
+                    stored.set_result(value)
 
     async def _all_keys(self) -> AsyncIterator[list[bytes]]:
         cursor = 0
