@@ -214,7 +214,7 @@ async def test_a_page_holds_50_unless_asked_otherwise(ada: Trader, books: Books)
 async def test_the_ledger_comes_in_pages_too(ada: Trader, books: Books) -> None:
     for i in range(25):
         time = system_clock() + i // 9
-        number = new_id("bet", time).removeprefix("bet_")
+        number = books.bet(ada.user_id, time).removeprefix("bet_")
         books.run(
             "INSERT INTO transaction_ledger"
             " (id, user_id, amount, balance_after, ref_type, ref_id, created_at)"

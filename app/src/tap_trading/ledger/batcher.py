@@ -92,7 +92,7 @@ class Batcher(Generic[Item, Outcome]):
         *,
         max_batch: int = 250,
         max_waiting: int = 2000,
-        window_s: float = 0.012,
+        window_s: float = 0.02,
     ) -> None:
         self._path = path
         self._together = together or _no_items

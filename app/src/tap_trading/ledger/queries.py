@@ -2,11 +2,11 @@
 
 Lists are read in pages, newest first. Behind a page with more to come stands a cursor, the
 time and id of its last item; the next page is what was written before that item. So items
-that arrive meanwhile neither move nor repeat what is still to be read. Items of the same
-millisecond are in the order of their ids.
+that arrive meanwhile neither move nor repeat what is still to be read.
 
-The bets with their stakes are found by the ledger's index of references, because a bet's id
-begins with its time; what has no stake, and what moved other money, has an index of its own.
+Bets are in the order in which they were written, which is that of their rows; a user's are
+found by the index of their keys, whose entries are sorted for each question: some 15 ms for
+100,000 of them. Entries are in the order of their ids, which begin with their time.
 """
 
 import re
@@ -101,39 +101,37 @@ class Page(Generic[Item]):
     next_cursor: Cursor | None  # None when there is nothing older
 
 
-# CROSS JOIN keeps the tables in this order.
+# Where a page of bets begins: at the first one, of anyone, that is not before the cursor's.
+# CROSS JOIN keeps the tables in this order, and a LIMIT the order of a subquery's rows.
 _BETS = """
 SELECT id, cell_id, amount, status, reward_rate_bps, payout_amount, placed_at, resolved_at
 FROM (
-  SELECT * FROM (
-    SELECT b.rowid AS number
-    FROM transaction_ledger l CROSS JOIN bets b ON b.id = l.ref_id
-    WHERE l.user_id = ?1 AND l.ref_type = 'BET' AND l.ref_id < ?3
-      AND (?4 IS NULL OR b.status = ?4)
-    ORDER BY l.ref_id DESC
-    LIMIT ?5
-  )
-  UNION
-  SELECT * FROM (
-    SELECT rowid
-    FROM bets
-    WHERE user_id = ?1 AND (status = 'insufficient_funds' OR idempotency_key IS NULL)
-      AND (placed_at, id) < (?2, ?3) AND (?4 IS NULL OR status = ?4)
-    ORDER BY placed_at DESC, id DESC
-    LIMIT ?5
-  )
+  SELECT rowid AS number
+  FROM bets INDEXED BY idx_bets_user
+  WHERE user_id = ?1
+    AND rowid < coalesce((SELECT rowid FROM bets WHERE id >= ?2 ORDER BY id LIMIT 1), 1 << 62)
+  ORDER BY rowid DESC
+  LIMIT CASE WHEN ?3 IS NULL THEN ?4 ELSE -1 END
 ) found CROSS JOIN bets ON bets.rowid = found.number
-ORDER BY id DESC
-LIMIT ?5
+WHERE ?3 IS NULL OR status = ?3
+LIMIT ?4
 """
 _ENTRIES = """
 SELECT id, amount, balance_after, ref_type, ref_id, created_at
 FROM (
   SELECT * FROM (
-    SELECT rowid AS number
-    FROM transaction_ledger
-    WHERE user_id = ?1 AND ref_type = 'BET' AND ref_id < ?4
-    ORDER BY ref_id DESC
+    SELECT l.rowid AS number
+    FROM (
+      SELECT rowid AS number
+      FROM bets INDEXED BY idx_bets_user
+      WHERE user_id = ?1
+        AND rowid < coalesce((SELECT rowid FROM bets WHERE id >= ?4 ORDER BY id LIMIT 1), 1 << 62)
+      ORDER BY rowid DESC
+      LIMIT -1
+    ) found
+    CROSS JOIN bets b ON b.rowid = found.number
+    CROSS JOIN transaction_ledger l
+      ON l.ref_type = 'BET' AND l.ref_id = b.id AND l.user_id = ?1
     LIMIT ?5
   )
   UNION ALL
@@ -164,8 +162,8 @@ def bets(
     limit: int = USUAL_PAGE,
 ) -> Page[Bet]:
     """A page of a user's bets, of one status or of all."""
-    time, item_id = cursor or _START
-    rows = connection.execute(_BETS, (user_id, time, item_id, status, limit + 1))
+    _, item_id = cursor or _START
+    rows = connection.execute(_BETS, (user_id, item_id, status, limit + 1))
     found = [Bet(*row) for row in rows]
     last = found[limit - 1] if len(found) > limit else None
     return Page(found[:limit], Cursor(last.placed_at, last.bet_id) if last else None)

@@ -34,15 +34,31 @@ _ENTRY = (
 
 
 def latest_entries(connection: apsw.Connection, user_id: str, limit: int) -> list[Entry]:
-    """A user's last entries, newest first."""
+    """A user's last entries, newest first; or the house's, whose stakes are those of batches."""
     rows = connection.execute(
         """
         SELECT id, user_id, amount, balance_after, ref_type, ref_id, metadata, created_at
         FROM (
           SELECT * FROM (
-            SELECT rowid AS number
+            SELECT l.rowid AS number
+            FROM (
+              SELECT rowid AS number
+              FROM bets INDEXED BY idx_bets_user
+              WHERE user_id = ?1
+              ORDER BY rowid DESC
+              LIMIT -1
+            ) found
+            CROSS JOIN bets b ON b.rowid = found.number
+            CROSS JOIN transaction_ledger l
+              ON l.ref_type = 'BET' AND l.ref_id = b.id AND l.user_id = ?1
+            LIMIT ?2
+          )
+          UNION ALL
+          SELECT * FROM (
+            SELECT rowid
             FROM transaction_ledger
-            WHERE user_id = ?1 AND ref_type = 'BET'
+            WHERE ?1 = 'house' AND ref_type = 'BET' AND ref_id BETWEEN 'batch_' AND 'batch_~'
+              AND user_id = 'house'
             ORDER BY ref_id DESC
             LIMIT ?2
           )
@@ -95,20 +111,7 @@ def house_side(connection: apsw.Connection, bet_id: str) -> Entry | None:
 def bets_by_status(connection: apsw.Connection, user_id: str) -> dict[str, int]:
     """How many bets of each status a user has."""
     rows = connection.execute(
-        """
-        SELECT status, count(*)
-        FROM (
-          SELECT b.id, b.status
-          FROM transaction_ledger l CROSS JOIN bets b ON b.id = l.ref_id
-          WHERE l.user_id = ?1 AND l.ref_type = 'BET'
-          UNION
-          SELECT id, status
-          FROM bets
-          WHERE user_id = ?1 AND (status = 'insufficient_funds' OR idempotency_key IS NULL)
-        )
-        GROUP BY status
-        ORDER BY status
-        """,
+        "SELECT status, count(*) FROM bets WHERE user_id = ? GROUP BY status ORDER BY status",
         (user_id,),
     )
     return dict(rows)
