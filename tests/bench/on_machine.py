@@ -75,6 +75,18 @@ async def sign_in(number: int) -> list[str]:
     return tokens
 
 
+def opened(tokens: list[str], sources: list[str]) -> None:
+    """Each wallet opens the page, which asks who it is."""
+    for token, source in zip(tokens, sources, strict=True):
+        connection = http.client.HTTPConnection(*NGINX, source_address=(source, 0), timeout=5)
+        connection.request("GET", "/api/me", headers={"Authorization": f"Bearer {token}"})
+        answer = connection.getresponse()
+        answer.read()
+        connection.close()
+        if answer.status != 200:
+            sys.exit(f"on_machine.py: a wallet is not signed in: {answer.status}")
+
+
 class Offer:
     """The cells the site offers now."""
 
@@ -162,6 +174,7 @@ async def main() -> None:
     while not offer.cells:
         await asyncio.sleep(0.1)
     sources = [f"127.{i // 62500 + 1}.{i // 250 % 250}.{i % 250 + 1}" for i in range(wallets)]
+    await asyncio.to_thread(opened, tokens, sources)
     pid, before = main_pid(), throttled()
     result = await open_loop(
         NGINX,

@@ -8,6 +8,7 @@ writes anything; `bets.py` brings the books in and writes the decision down.
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
+from functools import lru_cache
 from typing import NamedTuple
 
 
@@ -102,6 +103,7 @@ class Decision(NamedTuple):
     fresh: bool  # False for a retry and for a refusal that leaves no trace
 
 
+@lru_cache(maxsize=4096)
 def scopes(cell_id: str) -> tuple[str, str]:
     """The scopes of a cell and of its column, under which stakes are limited.
 

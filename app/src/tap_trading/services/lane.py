@@ -146,12 +146,11 @@ class BetLanes:
 class _Bet:
     """A plain request as the parser finds it."""
 
-    __slots__ = ("body", "headers", "plain")
+    __slots__ = ("body", "headers")
 
     def __init__(self) -> None:
         self.headers: dict[str, str] = {}  # those of _READ
         self.body = b""
-        self.plain = True
 
 
 class BetLane(asyncio.Protocol):
@@ -174,6 +173,7 @@ class BetLane(asyncio.Protocol):
         # The parser's findings in the present chunk.
         self._bet = _Bet()
         self._found: list[_Bet] = []
+        self._plain = True
         self._unfinished = False
 
     # asyncio's side.
@@ -224,6 +224,7 @@ class BetLane(asyncio.Protocol):
     def _read(self, data: bytes) -> bool:
         """Whether `data` is nothing but complete, plain bets; they are then found."""
         self._found = []
+        self._plain = True
         self._unfinished = False
         if self._parser is None:
             self._parser = httptools.HttpRequestParser(self)
@@ -231,7 +232,7 @@ class BetLane(asyncio.Protocol):
             self._parser.feed_data(data)
         except (httptools.HttpParserError, httptools.HttpParserUpgrade):
             return False
-        return not self._unfinished and all(bet.plain for bet in self._found)
+        return self._plain and not self._unfinished
 
     def on_message_begin(self) -> None:
         """The parser: a request begins."""
@@ -241,7 +242,7 @@ class BetLane(asyncio.Protocol):
     def on_url(self, url: bytes) -> None:
         """The parser: what the request is for."""
         if url != _URL:
-            self._bet.plain = False
+            self._plain = False
 
     def on_header(self, name: bytes, value: bytes) -> None:
         """The parser: a header."""
@@ -252,7 +253,7 @@ class BetLane(asyncio.Protocol):
             return
         headers = self._bet.headers
         if not read or read in headers or not value.isascii():
-            self._bet.plain = False
+            self._plain = False
             return
         headers[read] = value.decode("ascii")
 
@@ -269,7 +270,7 @@ class BetLane(asyncio.Protocol):
             or parser.get_method() != b"POST"
             or not parser.should_keep_alive()
         ):
-            bet.plain = False
+            self._plain = False
         self._found.append(bet)
         self._unfinished = False
 
