@@ -131,6 +131,45 @@ async def test_an_inherited_socket_is_used(environment: dict[str, str]) -> None:
             assert (await asyncio.to_thread(end, process))[0] == 0
 
 
+async def test_bets_come_through_an_inherited_unix_socket(
+    environment: dict[str, str], tmp_path: Path
+) -> None:
+    """As the unit has it: the port is file descriptor 3, the socket of bets is 4."""
+    path = tmp_path / "bets.sock"
+    with socket.socket() as port, socket.socket(socket.AF_UNIX) as bets:
+        port.bind(("127.0.0.1", 0))
+        bets.bind(str(path))
+        for listening in (port, bets):
+            listening.listen()
+        script = (
+            "import fcntl, os, sys\n"
+            f"port = fcntl.fcntl({port.fileno()}, fcntl.F_DUPFD, 10)\n"
+            f"bets = fcntl.fcntl({bets.fileno()}, fcntl.F_DUPFD, 10)\n"
+            "os.dup2(port, 3)\n"
+            "os.dup2(bets, 4)\n"
+            "os.environ.update(LISTEN_PID=str(os.getpid()), LISTEN_FDS='2')\n"
+            "os.execv(sys.executable, [sys.executable, '-m', 'tap_trading.services.api'])\n"
+        )
+        process = subprocess.Popen(
+            python("-c", script),
+            env=process_environment({**environment, "TAP_API_LISTEN": "127.0.0.1:1"}),
+            pass_fds=[port.fileno(), bets.fileno()],
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        try:
+            await healthy(port.getsockname()[1])
+            async with aiohttp.ClientSession(connector=aiohttp.UnixConnector(str(path))) as site:
+                # The second goes the ordinary way.
+                for extra in ({}, {"TE": "trailers"}):
+                    async with site.post("http://x/api/bets", json={}, headers=extra) as answer:
+                        assert answer.status == 401
+                        assert (await answer.json())["code"] == "unauthenticated"
+        finally:
+            process.send_signal(signal.SIGTERM)
+            assert (await asyncio.to_thread(end, process))[0] == 0
+
+
 def test_wrong_configuration_is_one_sentence() -> None:
     assert "TAP_NOPE is not a setting" in refused("api", {"TAP_NOPE": "1"}, 78)
     assert "TAP_REPLAY_SPEED='fast'" in refused("price", {"TAP_REPLAY_SPEED": "fast"}, 78)

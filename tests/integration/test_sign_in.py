@@ -521,9 +521,10 @@ async def test_a_known_session_costs_no_question(
     for _ in range(20):
         assert (await site.whoami(token)).status == 200
     assert await questions(redis) == asked
-    clock.now_ms += 59_999
+    clock.now_ms += 44_999
     assert site.sessions.cached(token) is not None
-    clock.now_ms += 1
+    assert site.sessions._renewing is None
+    clock.now_ms += 60_000 - 44_999
     assert site.sessions.cached(token) is None
     assert (await site.whoami(token)).status == 200
     assert await questions(redis) == asked + 1
@@ -532,6 +533,36 @@ async def test_a_known_session_costs_no_question(
     assert site.sessions.cached(token) is None
     assert (await site.whoami(token)).status == 200
     assert site.sessions.cached(token) is not None
+
+
+async def test_a_session_in_use_is_asked_for_again_before_anyone_has_to_wait(
+    redis: Redis, sessions: Sessions, clock: FakeClock
+) -> None:
+    opened = [(await sessions.open(f"user_{i}", "a"))[0] for i in range(250)]
+    before = await questions(redis)
+    clock.now_ms += 45_000
+    for _ in range(3):
+        assert all(sessions.cached(token) for token in opened)
+    await redis.delete(f"session:{hashlib.sha256(opened[7].encode()).hexdigest()}")
+    assert sessions._renewing is not None
+    await sessions._renewing
+    assert await questions(redis) == before + 3
+    clock.now_ms += 59_999
+    alive = [token for token in opened if sessions.cached(token)]
+    assert alive == opened[:7] + opened[8:]
+
+
+async def test_a_session_that_cannot_be_renewed_grows_old(
+    redis: Redis, redis_server: RedisServer, sessions: Sessions, clock: FakeClock
+) -> None:
+    token, _ = await sessions.open("user_1", "a")
+    clock.now_ms += 59_999
+    redis_server.stop()
+    assert sessions.cached(token) is not None
+    assert sessions._renewing is not None
+    await sessions._renewing
+    clock.now_ms += 1
+    assert sessions.cached(token) is None
 
 
 async def questions(redis: Redis) -> int:

@@ -21,6 +21,7 @@ SECURITY_HEADERS = {
     "X-Content-Type-Options",
     "X-Frame-Options",
 }
+BETS = "/run/tap-trading-bets.sock"
 HTTPS_MAP = ("$scheme$uri", "$tap_to_https")
 
 
@@ -228,8 +229,8 @@ class TestProxy:
         assert kept.value("default") == "tap_api"
         assert tree.one("upstream", "tap_bets").value("keepalive") == "7"
         assert not tree.one("upstream", "tap_api").all("keepalive")
-        for upstream in ("tap_bets", "tap_api"):
-            assert tree.one("upstream", upstream).value("server") == "127.0.0.1:8080"
+        assert tree.one("upstream", "tap_api").value("server") == "127.0.0.1:8080"
+        assert tree.one("upstream", "tap_bets").value("server") == f"unix:{BETS}"
 
     def test_a_bet_may_be_repeated_once_and_nothing_else(self) -> None:
         block = server()

@@ -115,9 +115,12 @@ def test_it_has_no_network_and_no_rights_of_its_own(name: str) -> None:
     assert service["SupplementaryGroups"] == ["redis"]
 
 
-def test_its_socket_is_on_loopback_only(name: str) -> None:
+def test_its_socket_is_on_the_machine_only(name: str) -> None:
     socket = unit_file(name, "socket")
-    assert socket["Socket"]["ListenStream"] == [f"127.0.0.1:{PORTS[name]}"]
+    bets = ["/run/tap-trading-bets.sock"] if name == "api" else []
+    assert socket["Socket"]["ListenStream"] == [f"127.0.0.1:{PORTS[name]}", *bets]
+    assert socket["Socket"]["SocketMode"] == ["0660"] * len(bets)
+    assert socket["Socket"]["SocketGroup"] == ["www-data"] * len(bets)
     assert not {"ListenDatagram", "ListenFIFO", "BindIPv6Only"} & set(socket["Socket"])
     assert socket["Install"]["WantedBy"] == ["sockets.target"]
     assert socket["Socket"]["TriggerLimitIntervalSec"] == ["0"]
@@ -127,7 +130,7 @@ def test_every_directive_means_one_thing(name: str) -> None:
     for kind in ("service", "socket"):
         for section, directives in unit_file(name, kind).items():
             twice = {key for key, values in directives.items() if len(values) > 1}
-            assert twice <= {"SystemCallFilter"}, (kind, section, twice)
+            assert twice <= {"SystemCallFilter", "ListenStream"}, (kind, section, twice)
 
 
 def test_the_environment_file_listens_where_the_sockets_do() -> None:

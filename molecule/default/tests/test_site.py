@@ -16,6 +16,8 @@ from testinfra.host import Host
 from e2e.site.machine import Machine
 
 pytestmark = pytest.mark.units("nginx", "tap-trading-api", "tap-trading-ws", "tap-trading-price")
+#: Where Nginx brings bets.
+BETS = "/run/tap-trading-bets.sock"
 SERVICES = {"api": 8080, "ws": 8081, "price": 8090}
 VERSION = re.compile(r"v\d+\.\d+\.\d+-\d+\+[0-9a-f]{8}(\.dirty\.[0-9a-f]{8})?")
 
@@ -154,9 +156,11 @@ def test_without_a_session_nobody_bets(site: Any) -> None:
 
 def test_bets_go_through_kept_connections(place_bet: Any, host: Host) -> None:
     def opened() -> int:
-        found = host.check_output("ss --no-header --numeric state established sport = :8080")
+        found = host.check_output("ss --no-header --unix state established src %s", BETS)
         return len(found.splitlines())
 
+    assert oct(host.file(BETS).mode) == "0o660"
+    assert host.file(BETS).group == "www-data"
     for _ in range(5):
         assert place_bet().status == 202
     assert opened() >= 1

@@ -78,7 +78,7 @@ def test_the_kernel_enforces_the_limits(host: Host, machine: Machine) -> None:
 def test_the_ports_belong_to_the_socket_units(host: Host) -> None:
     for service, port in (("api", 8080), ("ws", 8081), ("price", 8090)):
         shown = host.check_output(f"systemctl show tap-trading-{service}.socket -p Listen")
-        assert shown == f"Listen=127.0.0.1:{port} (Stream)"
+        assert shown.splitlines()[0] == f"Listen=127.0.0.1:{port} (Stream)"
         assert host.service(f"tap-trading-{service}.socket").is_enabled
 
 

@@ -29,6 +29,12 @@ CHANNEL = "sessions:revoked"
 _PREFIX = "session:"
 #: An answer of Redis is good for this long at most, in ms.
 _FRESH_MS = 60_000
+#: A session that is used when its answer is as old as this is asked for again meanwhile, so
+#: that no request has to wait, with all others of this moment, in ms and s.
+_RENEW_MS = 45_000
+_MOMENT_S = 0.1
+#: So many in one command, since reading its answer holds up everything else.
+_AT_ONCE = 100
 #: Sessions kept in memory. One more drops the one whose answer is the oldest.
 _MOST_CACHED = 50_000
 
@@ -95,6 +101,8 @@ class Sessions:
         self._revocations = 0
         self._wanted: dict[str, asyncio.Future[bytes | None]] = {}  # by hash, not asked yet
         self._asking: asyncio.Task[None] | None = None
+        self._renewed: set[str] = set()  # tokens to be asked for again
+        self._renewing: asyncio.Task[None] | None = None
         self._ask_again_at = 0.0  # loop time; 0 while Redis answers
 
     async def open(self, user_id: str, address: str) -> tuple[str, Session]:
@@ -121,8 +129,10 @@ class Sessions:
         if (
             entry is not None
             and entry.epoch == self._epoch
-            and entry.since_ms <= self._clock() < entry.until_ms
+            and entry.since_ms <= (now := self._clock()) < entry.until_ms
         ):
+            if now - entry.since_ms >= _RENEW_MS and token not in self._renewed:
+                self._renew(token)
             return entry.session
         return None
 
@@ -175,6 +185,25 @@ class Sessions:
                 ERRORS.labels("revocation_message").inc()
                 logger.get().warning("unreadable revocation")
 
+    def _renew(self, token: str) -> None:
+        self._renewed.add(token)
+        if self._renewing is None or self._renewing.done():
+            self._renewing = asyncio.get_running_loop().create_task(self._renew_all())
+
+    async def _renew_all(self) -> None:
+        """Ask again for what was used lately; without an answer it is left to grow old."""
+        while self._renewed:
+            await asyncio.sleep(_MOMENT_S)
+            tokens = [self._renewed.pop() for _ in range(min(len(self._renewed), _AT_ONCE))]
+            asked = self._moment()
+            try:
+                async with asyncio.timeout(_PATIENCE_S):
+                    found = await self._values([_hash(token) for token in tokens])
+            except (RedisError, OSError):
+                continue
+            for token, value in zip(tokens, found, strict=True):
+                self._learn(token, value, asked)
+
     def _on_subscription(self, connected: bool) -> None:
         # Also on the way down: from now on a revocation may pass unheard.
         self._epoch += 1
@@ -183,15 +212,19 @@ class Sessions:
 
     async def _ask(self, token: str) -> Session | None:
         """Ask Redis for the session of `token`."""
-        token_hash, asked = _hash(token), self._moment()
+        asked = self._moment()
         try:
-            stored = await self._stored(token_hash)
+            stored = await self._stored(_hash(token))
         except (RedisError, OSError) as error:
             entry = self._entries.get(token)
             if entry is not None and self._clock() < entry.session.expires_at_ms:
                 return entry.session
             raise RedisError(f"nobody can tell whose token this is: {error}") from error
-        session = _decode(stored)
+        return self._learn(token, stored, asked)
+
+    def _learn(self, token: str, stored: bytes | None, asked: _Moment) -> Session | None:
+        """The session in what Redis had when it was `asked`."""
+        token_hash, session = _hash(token), _decode(stored)
         if session is None or self._clock() >= session.expires_at_ms:
             self._forget(token_hash)
             return None
@@ -220,10 +253,7 @@ class Sessions:
             self._wanted = {}
             try:
                 async with asyncio.timeout(_PATIENCE_S):
-                    found = cast(
-                        "list[bytes | None]",
-                        await self._redis.mget([_PREFIX + token_hash for token_hash in wanted]),
-                    )
+                    found = await self._values(list(wanted))
             except Exception as error:  # whatever it is, those who wait are told
                 self._ask_again_at = loop.time() + _PAUSE_S
                 # What is wanted by now would only wait for the same once more.
@@ -234,6 +264,10 @@ class Sessions:
                 self._ask_again_at = 0.0
                 for stored, value in zip(wanted.values(), found, strict=True):
                     stored.set_result(value)
+
+    async def _values(self, hashes: list[str]) -> list[bytes | None]:
+        keys = [_PREFIX + token_hash for token_hash in hashes]
+        return cast("list[bytes | None]", await self._redis.mget(keys))
 
     async def _all_keys(self) -> AsyncIterator[list[bytes]]:
         cursor = 0
