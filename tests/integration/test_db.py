@@ -23,7 +23,6 @@ def test_a_writer_has_every_pragma_of_the_plan(tmp_path: Path) -> None:
         "synchronous": 2,
         "foreign_keys": 1,
         "recursive_triggers": 1,
-        "wal_autocheckpoint": 8000,
         "busy_timeout": 5000,
         "cache_size": -64000,
         "temp_store": 2,

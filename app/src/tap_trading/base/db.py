@@ -39,9 +39,6 @@ WRITER_PRAGMAS: dict[str, int | str] = {
     "cache_size": -64000,  # KiB when negative
     "temp_store": 2,  # memory
     "mmap_size": 268435456,  # bytes
-    # Pages, 32 MB: under load the same pages are written again and again, and a checkpoint
-    # brings each home once. A bet costs an eighth less than with the default of 1000.
-    "wal_autocheckpoint": 8000,
 }
 READER_PRAGMAS: dict[str, int | str] = {
     "query_only": 1,
