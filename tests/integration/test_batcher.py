@@ -11,6 +11,7 @@ import pytest
 
 from tap_trading.base import db
 from tap_trading.base.db import DatabaseError, WriterLock, open_reader, open_writer
+from tap_trading.ledger import batcher as batcher_module
 from tap_trading.ledger.batcher import Batcher, OverloadedError, StorageUnavailableError
 
 #: A batcher that is given functions only.
@@ -270,6 +271,25 @@ async def test_a_batch_of_nothing_that_can_be_prepared_makes_way(database: Path)
     async with asyncio.timeout(10):
         await batcher.close()
     assert heard == ["added ada"]
+
+
+async def test_a_crowd_is_not_collected_for_longer_than_until_half_of_all_wait(
+    database: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(batcher_module, "_TICK_S", 10.0)  # any further look would show
+    names = Names()
+    batcher = Batcher[str, str](database, names, window_s=10.0)
+    await batcher.open()
+    batcher.clients = 20
+
+    async def client(number: int) -> None:
+        for i in range(5):
+            await batcher.handle(f"u{number}-{i}")
+
+    async with asyncio.timeout(5):
+        await asyncio.gather(*(client(number) for number in range(20)))
+    await batcher.close()
+    assert sum(names.sizes) == 100
 
 
 async def test_crowds_are_collected_and_single_jobs_are_not(database: Path) -> None:

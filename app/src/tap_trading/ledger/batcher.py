@@ -7,7 +7,9 @@ that its failure undoes it alone, or an item that is handled together with all o
 its batch. The writer's lock is held per batch, checkpoints included.
 
 How long a batch is collected follows the load: not at all while jobs come one by one;
-for as long as they keep coming, up to a window, once they come in crowds.
+for as long as they keep coming, up to a window, once they come in crowds; and never for
+longer than until half of all clients are in it, so that the other half can be collected
+while the first is written.
 """
 
 import asyncio
@@ -109,7 +111,10 @@ class Batcher(Generic[Item, Outcome]):
         self._waiting: list[_Job] = []
         self._seen = 0  # of those waiting, at the last look
         self._collect_until = 0.0  # loop time
+        #: How many clients there are, each with one job at a time; 0 when nobody knows.
+        self.clients = 0
         self._collecting = False
+        self._looking: asyncio.TimerHandle | None = None
         self._writing = False
         self._crowded = False
         self._closing = False
@@ -188,11 +193,20 @@ class Batcher(Generic[Item, Outcome]):
         self._waiting.append(job)
         if not (self._writing or self._collecting):
             self._collect()
+        elif self._looking is not None and self._plenty():
+            self._looking.cancel()
+            self._looking = None
+            self._loop.call_soon(self._hand_over)
+
+    def _plenty(self) -> bool:
+        """Whether so many wait that waiting for more would only keep the writer idle."""
+        count = len(self._waiting)
+        return count >= self._max_batch or 0 < self.clients <= 2 * count
 
     def _collect(self) -> None:
         """Begin to collect a batch; the first job of it waits already."""
         self._collecting = True
-        if not self._crowded:
+        if not self._crowded or self._plenty():
             self._loop.call_soon(self._hand_over)
             return
         self._collect_until = self._loop.time() + self._window_s
@@ -201,13 +215,14 @@ class Batcher(Generic[Item, Outcome]):
 
     def _look(self) -> None:
         """Go on collecting while jobs keep coming."""
+        self._looking = None
         count = len(self._waiting)
-        enough = count == self._seen or count >= self._max_batch
+        enough = count == self._seen or self._plenty()
         if enough or self._loop.time() >= self._collect_until:
             self._hand_over()
         else:
             self._seen = count
-            self._loop.call_later(_TICK_S, self._look)
+            self._looking = self._loop.call_later(_TICK_S, self._look)
 
     def _hand_over(self) -> None:
         batch, self._waiting = self._waiting[: self._max_batch], self._waiting[self._max_batch :]

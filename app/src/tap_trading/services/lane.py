@@ -111,10 +111,12 @@ class BetLanes:
     def joined(self, lane: "BetLane") -> None:
         """A connection has begun."""
         self._open.add(lane)
+        self.batcher.clients = len(self._open)
 
     def left(self, lane: "BetLane") -> None:
         """A connection has ended, or is aiohttp's from now on."""
         self._open.discard(lane)
+        self.batcher.clients = len(self._open)
         if self.draining and not self._open:
             self._all_closed.set()
 
