@@ -228,6 +228,30 @@ async def test_a_client_that_sends_ahead_without_end_is_held(
             assert (await connection.answer())[0] == 202
 
 
+async def test_whoever_waits_behind_a_batch_that_fails_is_told(
+    client: TestClient, ada: Trader, database: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    held = WriterLock.held
+    monkeypatch.setattr(WriterLock, "held", lambda self: held(self, 0.5))
+    lock = WriterLock(database)
+    async with AsyncExitStack() as stack:
+        with lock.held():
+            waiting = []
+            for number in range(4):
+                connection = await stack.enter_async_context(wire(client))
+                connection.send(bet(ada, number))
+                waiting.append(connection)
+                await asyncio.sleep(0.05)  # the first is being written by now
+            for connection in waiting:
+                status, headers, body = await connection.answer()
+                assert (status, body["code"]) == (503, "storage_unavailable")
+                assert int(headers["retry-after"]) > 0
+        for number, connection in enumerate(waiting):
+            connection.send(bet(ada, number))
+            assert (await connection.answer())[0] == 202
+    lock.close()
+
+
 async def test_a_service_that_stops_answers_first(
     serve: Serve, redis: Redis, database: Path
 ) -> None:

@@ -287,11 +287,7 @@ class BetLane(asyncio.Protocol):
             lanes.batcher.submit(prepare, self._reply)
         except OverloadedError as error:
             # Not from in here: the answer may bring the next bet of this connection.
-            asyncio.get_running_loop().call_soon(self._refuse, error)
-
-    def _refuse(self, error: OverloadedError) -> None:
-        if self._bets or self._read_chunk():
-            self._reply(error)
+            asyncio.get_running_loop().call_soon(self._reply, error)
 
     def _prepare(self) -> BetRequest | None:
         """The first of the bets at hand. None when there is none, or when it has to wait.
@@ -335,6 +331,8 @@ class BetLane(asyncio.Protocol):
         return lanes.desk.request(session.user_id, key, bet.body, self._arrived)
 
     def _reply(self, outcome: Outcome | Exception) -> None:
+        if not self._bets and not self._read_chunk():  # refused before it was read
+            return
         self._request_id = http.request_id(self._bets[0].headers.get("X-Request-ID", ""))
         if isinstance(outcome, Placed):
             self._answer(202, "application/json", desk.accepted(outcome))
