@@ -14,6 +14,7 @@ from collections import Counter, deque
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import cast
 
 Requests = Iterator[bytes]
 Rate = Callable[[float], float]
@@ -67,18 +68,18 @@ class _Connection(asyncio.Protocol):
 
     def __init__(self, load: "_Load") -> None:
         self._load = load
-        self._transport: asyncio.Transport | None = None
+        self._transport: asyncio.Transport
         self._due: float | None = None
         self._received = b""
         self._closing = False
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        self._transport = transport  # type: ignore[assignment]
+        self._transport = cast("asyncio.Transport", transport)
         self._load.ready(self)
 
     def send(self, request: bytes, due: float) -> None:
         self._due = due
-        self._transport.write(request)  # type: ignore[union-attr]
+        self._transport.write(request)
 
     def data_received(self, data: bytes) -> None:
         data = self._received + data if self._received else data
@@ -97,7 +98,7 @@ class _Connection(asyncio.Protocol):
         self._load.answered(int(head[9:12]), due or 0.0, head, data[end + 4 :])
         if b"connection: close" in head:
             self._closing = True
-            self._transport.close()  # type: ignore[union-attr]
+            self._transport.close()
         else:
             self._load.ready(self)
 
@@ -107,8 +108,7 @@ class _Connection(asyncio.Protocol):
         self._load.gone(self)
 
     def close(self) -> None:
-        if self._transport:
-            self._transport.abort()
+        self._transport.abort()
 
 
 class _Load:

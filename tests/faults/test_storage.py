@@ -320,7 +320,7 @@ class FailingDisk(apsw.VFS):
         self.fails = False
         super().__init__("failing disk", base="unix", makedefault=True)
 
-    def xOpen(  # noqa: N802
+    def xOpen(  # noqa: N802 - the name is apsw's
         self, name: str | apsw.URIFilename | None, flags: list[int]
     ) -> apsw.VFSFile:
         wal = bool(flags[0] & apsw.SQLITE_OPEN_WAL)
@@ -334,7 +334,7 @@ class _FailingFile(apsw.VFSFile):
         super().__init__("unix", name, flags)
         self._disk = disk
 
-    def xSync(self, flags: int) -> None:  # noqa: N802
+    def xSync(self, flags: int) -> None:  # noqa: N802 - the name is apsw's
         if self._disk.fails:
             raise apsw.IOError("the disk does not sync")
         super().xSync(flags)

@@ -6,6 +6,7 @@ be on the disk when the power fails there: all that was synced, and of the rest 
 any order, each write torn between any two sectors.
 """
 # SQLite's names for what a VFS does.
+# The methods have the names that apsw gives them.
 # ruff: noqa: N802
 
 import random

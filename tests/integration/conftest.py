@@ -10,6 +10,7 @@ from aiohttp import ClientResponse
 from aiohttp.test_utils import TestClient, TestServer
 
 from tap_trading.base import config
+from tap_trading.cli import main
 from tap_trading.services.runtime import Build, Runner
 
 
@@ -21,6 +22,24 @@ class Server(TestServer):
 
 
 Serve = Callable[..., AbstractAsyncContextManager[TestClient]]
+
+#: Runs `tap` with these words: its exit code and what it printed on both streams.
+Tap = Callable[..., tuple[int, str, str]]
+
+
+@pytest.fixture
+def run_tap(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Tap:
+    """`tap` in this process, without a terminal."""
+    monkeypatch.setattr("signal.signal", lambda *_: None)
+
+    def run(*words: str) -> tuple[int, str, str]:
+        with pytest.raises(SystemExit) as ended:
+            main.main(words)
+        captured = capsys.readouterr()
+        assert isinstance(ended.value.code, int)
+        return ended.value.code, captured.out, captured.err
+
+    return run
 
 
 @pytest.fixture

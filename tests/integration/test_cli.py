@@ -2,33 +2,23 @@
 
 import json
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 
 import pytest
+from tests.integration.conftest import Tap
 
 from tap_trading.base.config import SETTING_NAMES
-from tap_trading.cli import main
+
 
 #: A command's exit code, standard output and standard error.
-Tap = Callable[..., tuple[int, str, str]]
-
-
 @pytest.fixture
-def tap(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Tap:
+def tap(tmp_path: Path, run_tap: Tap, monkeypatch: pytest.MonkeyPatch) -> Tap:
     """`tap("migrate")` in this process, on a database of its own."""
     monkeypatch.setenv("DB_PATH", str(tmp_path / "bets.db"))
-    monkeypatch.setattr("signal.signal", lambda *_: None)
 
-    def run(*words: str) -> tuple[int, str, str]:
-        with pytest.raises(SystemExit) as ended:
-            main.main(words)
-        captured = capsys.readouterr()
-        assert isinstance(ended.value.code, int)
-        return ended.value.code, captured.out, captured.err
-
-    return run
+    return run_tap
 
 
 def test_migrate_creates_the_database_and_then_changes_nothing(tap: Tap) -> None:

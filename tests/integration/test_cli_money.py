@@ -14,9 +14,10 @@ from pathlib import Path
 import apsw
 import pytest
 from tests.conftest import process_environment, python
+from tests.integration.conftest import Tap
 
 from tap_trading.base.db import WriterLock, open_reader, open_writer
-from tap_trading.cli import main, money
+from tap_trading.cli import money
 from tap_trading.ledger import accounts, migrations, statement
 from tap_trading.ledger.accounts import Account
 from tap_trading.ledger.audit import audit
@@ -29,10 +30,8 @@ NOW = 1_764_000_000_000
 CREDIT = 100_000
 WALLET = "So1anaWa11et"
 
+
 #: A command's exit code, standard output and standard error.
-Tap = Callable[..., tuple[int, str, str]]
-
-
 @pytest.fixture
 def database(database: Path) -> Iterator[Path]:
     """A database with one user, whose ledger is clean still when the test is over."""
@@ -45,20 +44,12 @@ def database(database: Path) -> Iterator[Path]:
 
 
 @pytest.fixture
-def tap(database: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Tap:
+def tap(database: Path, run_tap: Tap, monkeypatch: pytest.MonkeyPatch) -> Tap:
     """`tap("deposit", …)` in this process, without a terminal."""
     monkeypatch.setenv("DB_PATH", str(database))
     monkeypatch.setenv("SUDO_USER", "olga")
-    monkeypatch.setattr("signal.signal", lambda *_: None)
 
-    def run(*words: str) -> tuple[int, str, str]:
-        with pytest.raises(SystemExit) as ended:
-            main.main(words)
-        captured = capsys.readouterr()
-        assert isinstance(ended.value.code, int)
-        return ended.value.code, captured.out, captured.err
-
-    return run
+    return run_tap
 
 
 def account(database: Path, user: str = WALLET) -> Account:
@@ -310,7 +301,7 @@ def meanwhile(database: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., 
             if done < times:
                 done += 1
                 happens(done)
-            return write(*args)  # type: ignore[arg-type]
+            return write(*args)  # type: ignore[arg-type]  # whatever SQLite gave
 
         monkeypatch.setattr(money, "_write", late)
 

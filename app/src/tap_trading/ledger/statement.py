@@ -6,6 +6,9 @@ from typing import Any
 import apsw
 import orjson
 
+from tap_trading.ledger import queries
+from tap_trading.ledger.accounts import HOUSE
+
 
 @dataclass(frozen=True, slots=True)
 class Entry:
@@ -35,47 +38,16 @@ _ENTRY = (
 
 def latest_entries(connection: apsw.Connection, user_id: str, limit: int) -> list[Entry]:
     """A user's last entries, newest first; or the house's, whose stakes are those of batches."""
-    rows = connection.execute(
-        """
-        SELECT id, user_id, amount, balance_after, ref_type, ref_id, metadata, created_at
-        FROM (
-          SELECT * FROM (
-            SELECT l.rowid AS number
-            FROM (
-              SELECT rowid AS number
-              FROM bets INDEXED BY idx_bets_user
-              WHERE user_id = ?1
-              ORDER BY rowid DESC
-              LIMIT -1
-            ) found
-            CROSS JOIN bets b ON b.rowid = found.number
-            CROSS JOIN transaction_ledger l
-              ON l.ref_type = 'BET' AND l.ref_id = b.id AND l.user_id = ?1
-            LIMIT ?2
-          )
-          UNION ALL
-          SELECT * FROM (
-            SELECT rowid
-            FROM transaction_ledger
-            WHERE ?1 = 'house' AND ref_type = 'BET' AND ref_id BETWEEN 'batch_' AND 'batch_~'
-              AND user_id = 'house'
-            ORDER BY ref_id DESC
-            LIMIT ?2
-          )
-          UNION ALL
-          SELECT * FROM (
-            SELECT rowid
-            FROM transaction_ledger
-            WHERE user_id = ?1 AND ref_type <> 'BET'
-            ORDER BY created_at DESC, id DESC
-            LIMIT ?2
-          )
-        ) found CROSS JOIN transaction_ledger l ON l.rowid = found.number
-        ORDER BY id DESC
-        LIMIT ?2
-        """,
-        (user_id, limit),
-    )
+    ids = [entry.entry_id for entry in queries.entries(connection, user_id, limit=limit).items]
+    if user_id == HOUSE:
+        batches = connection.execute(
+            "SELECT id FROM transaction_ledger WHERE ref_type = 'BET' AND user_id = ?"
+            " AND ref_id BETWEEN 'batch_' AND 'batch_~' ORDER BY ref_id DESC LIMIT ?",
+            (HOUSE, limit),
+        )
+        ids += [entry_id for (entry_id,) in batches]
+    newest = sorted(ids, reverse=True)[:limit]
+    rows = connection.executemany(f"{_ENTRY} WHERE id = ?", [(entry_id,) for entry_id in newest])
     return [Entry(*row) for row in rows]
 
 
