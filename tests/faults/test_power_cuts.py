@@ -55,9 +55,12 @@ class Promised:
 class Traders:
     """Users who bet, pay in and retry, on a site that lives and ends several times."""
 
-    def __init__(self, path: Path, recorder: Recorder, chance: random.Random) -> None:
+    def __init__(
+        self, path: Path, recorder: Recorder, chance: random.Random, checkpoint_pages: int
+    ) -> None:
         self.promised = Promised()
         self._path = path
+        self._checkpoint_pages = checkpoint_pages
         self._recorder = recorder
         self._chance = chance
         self._books = BetBooks(LIMITS)
@@ -67,7 +70,7 @@ class Traders:
     async def trade(self) -> None:
         """Everything that is recorded."""
         for life in range(LIVES):
-            batcher = Batcher(self._path, self._place)
+            batcher = Batcher(self._path, self._place, checkpoint_pages=self._checkpoint_pages)
             await batcher.open()
             if life == 0:
                 await asyncio.gather(*(self._open_account(batcher, n) for n in range(8)))
@@ -180,7 +183,9 @@ def _post(connection: apsw.Connection, user_id: str, reference: str) -> None:
 class Record(Protocol):
     """What the fixture `record` is."""
 
-    def __call__(self, seed: int, **pragmas: int) -> tuple[Recorder, Promised]:
+    def __call__(
+        self, seed: int, checkpoint_pages: int, **pragmas: int
+    ) -> tuple[Recorder, Promised]:
         """Trade; what was done to the disk meanwhile, and what was promised to the traders.
 
         The writers' pragmas are the application's own but for these.
@@ -202,15 +207,16 @@ def recording(folder: Path) -> Iterator[Recorder]:
 
 @pytest.fixture
 def record(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Record:
-    def recorded(seed: int, **pragmas: int) -> tuple[Recorder, Promised]:
+    def recorded(seed: int, checkpoint_pages: int, **pragmas: int) -> tuple[Recorder, Promised]:
         folder = tmp_path / "recorded"
         folder.mkdir()
         path = folder / "bets.db"
         migrations.migrate(path)
+        pragmas["wal_autocheckpoint"] = checkpoint_pages  # of those who write beside the batcher
         with monkeypatch.context() as patched, recording(folder) as recorder:
             for name, value in pragmas.items():
                 patched.setitem(db.WRITER_PRAGMAS, name, value)
-            traders = Traders(path, recorder, random.Random(seed))
+            traders = Traders(path, recorder, random.Random(seed), checkpoint_pages)
             asyncio.run(traders.trade())
         traders.promised.bet_ids = bet_ids(path)
         return recorder, traders.promised
@@ -311,7 +317,7 @@ def test_what_was_acknowledged_survives(
     campaign: int, record: Record, tmp_path: Path, measured: Callable[[str], None]
 ) -> None:
     checkpoint = CHECKPOINTS[campaign % len(CHECKPOINTS)]
-    recorder, promised = record(campaign, wal_autocheckpoint=checkpoint)
+    recorder, promised = record(campaign, checkpoint)
     found = survey(recorder, promised, tmp_path / "state", STATES, campaign)
     assert found == {"states": STATES}
     measured(
@@ -324,7 +330,7 @@ def test_commits_that_are_not_synced_would_be_found(
     record: Record, tmp_path: Path, measured: Callable[[str], None]
 ) -> None:
     """The control: with synchronous=NORMAL the books stay whole, but bets are lost."""
-    recorder, promised = record(1, synchronous=NORMAL, wal_autocheckpoint=CHECKPOINTS[-1])
+    recorder, promised = record(1, CHECKPOINTS[-1], synchronous=NORMAL)
     found = survey(recorder, promised, tmp_path / "state", 80, 1)
     measured(f"power cuts with synchronous=NORMAL: {dict(found)}")
     assert found["a lost bet"] > 8
@@ -335,7 +341,7 @@ def test_books_that_are_torn_would_be_found(
     record: Record, tmp_path: Path, measured: Callable[[str], None]
 ) -> None:
     """The other control: with synchronous=OFF not even that holds."""
-    recorder, promised = record(1, synchronous=OFF, wal_autocheckpoint=CHECKPOINTS[0])
+    recorder, promised = record(1, CHECKPOINTS[0], synchronous=OFF)
     found = survey(recorder, promised, tmp_path / "state", 40, 1)
     measured(f"power cuts with synchronous=OFF: {dict(found)}")
     assert found["broken"] > 4

@@ -344,3 +344,34 @@ async def test_what_is_no_item_of_this_batcher_is_refused(batcher: Jobs) -> None
     with pytest.raises(TypeError, match="not told how"):
         await batcher.handle(None)
     assert await batcher.check() == "ok"
+
+
+async def test_a_long_wal_is_copied_into_the_database(database: Path) -> None:
+    def grown() -> bool:
+        return database.stat().st_size > size
+
+    size = database.stat().st_size
+    for pages, copied in ((10_000, False), (4, True)):
+        batcher: Jobs = Batcher(database, checkpoint_pages=pages)
+        await batcher.open()
+        await asyncio.gather(*(batcher.run(add_user(f"{pages}_{i}" * 40)) for i in range(500)))
+        await batcher.run(add_user(f"{pages} after the checkpoint"))
+        assert grown() is copied
+        await batcher.close()  # copies what is left
+        size = database.stat().st_size
+
+
+async def test_a_wal_that_cannot_be_copied_costs_no_answer(
+    database: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    failed = batcher_module._FAILED_CHECKPOINTS._value.get
+    before = failed()
+    batcher: Jobs = Batcher(database, checkpoint_pages=1)
+    await batcher.open()
+    with monkeypatch.context() as broken:
+        broken.setattr(apsw, "SQLITE_CHECKPOINT_PASSIVE", 99)  # which SQLite does not know
+        assert await batcher.run(add_user("ada")) == "ada"
+        assert await batcher.run(add_user("bob")) == "bob"
+    await batcher.close()
+    assert failed() > before
+    assert users(database) == {"ada", "bob"}
