@@ -2,6 +2,7 @@
 
 import asyncio
 import csv
+from contextlib import aclosing
 from itertools import pairwise
 from pathlib import Path
 
@@ -9,6 +10,7 @@ import pytest
 
 from tap_trading.market.feeds import replay
 from tap_trading.market.feeds.replay import ReplayError, ReplaySource, cents, read
+from tap_trading.market.feeds.source import SourceStatus
 
 
 def write(path: Path, text: str) -> Path:
@@ -67,7 +69,7 @@ async def test_it_plays_at_speed_and_loops(tmp_path: Path) -> None:
     began = loop.time()
     seen = []
     async for tick in ReplaySource(read(file), 20.0, clock).ticks():
-        seen.append((tick.t, tick.price, loop.time() - began))
+        seen.append((tick.receive_time, tick.price, loop.time() - began))
         if len(seen) == 7:
             break
     assert [price for _, price, _ in seen] == [100, 200, 300, 100, 200, 300, 100]
@@ -75,6 +77,18 @@ async def test_it_plays_at_speed_and_loops(tmp_path: Path) -> None:
     # Recorded seconds pass 20 times as fast: never earlier than that.
     assert seen[2][2] >= 1.0 / 20 - 0.005
     assert seen[3][2] >= 2.0 / 20 - 0.005
+
+
+async def test_a_quiet_recording_is_still_heard(tmp_path: Path) -> None:
+    """A market that does not trade for minutes is no outage of its source."""
+    file = write(tmp_path / "a.csv", "ts_ms,price\n1000,1\n900000,2\n")
+    now = 5000
+    source = ReplaySource(read(file), 1.0, lambda: now)
+    assert source.status == SourceStatus(None, None, None)
+    async with aclosing(source.ticks()) as ticks:
+        first = await anext(ticks)
+        now += 300_000
+        assert source.status == SourceStatus(5000, 305_000, first)
 
 
 async def test_a_hurried_replay_leaves_room_for_others(tmp_path: Path) -> None:

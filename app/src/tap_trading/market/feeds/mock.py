@@ -2,10 +2,10 @@
 
 import asyncio
 import random
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncGenerator, Iterator
 
 from tap_trading.base.clock import Clock
-from tap_trading.market.feeds.source import Tick
+from tap_trading.market.feeds.source import SourceStatus, Tick
 from tap_trading.market.point import BAR_MS
 
 #: Standard deviation of one step's log return: about 3 % a day at ten steps a second.
@@ -29,9 +29,20 @@ class MockSource:
     def __init__(self, seed: int, start: int, clock: Clock) -> None:
         self._walk = walk(seed, start)
         self._clock = clock
+        self._began: int | None = None
+        self._last: Tick | None = None
 
-    async def ticks(self) -> AsyncIterator[Tick]:
+    @property
+    def status(self) -> SourceStatus:
+        """Connected and heard as soon as it walks."""
+        heard = self._last.receive_time if self._last else None
+        return SourceStatus(self._began, heard, self._last)
+
+    async def ticks(self) -> AsyncGenerator[Tick]:
         """Steps, as they happen."""
         for price in self._walk:
-            yield Tick(self._clock(), price)
+            now = self._clock()
+            self._began = now if self._began is None else self._began
+            self._last = Tick(now, now, price)
+            yield self._last
             await asyncio.sleep(BAR_MS / 1000)

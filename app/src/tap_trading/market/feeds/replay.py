@@ -3,17 +3,16 @@
 import asyncio
 import csv
 from array import array
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncGenerator, Sequence
 from dataclasses import dataclass
-from decimal import ROUND_HALF_UP, Decimal, InvalidOperation
 from pathlib import Path
 
 from tap_trading.base.clock import Clock
-from tap_trading.market.feeds.source import Tick
+from tap_trading.market.feeds.cents import cents
+from tap_trading.market.feeds.source import SourceStatus, Tick
 
 #: Pause between the last trade of a round and the first of the next, recorded ms.
 _LOOP_GAP_MS = 1000
-_LARGEST_PRICE = 10**13  # cents
 
 
 class ReplayError(Exception):
@@ -27,17 +26,6 @@ class Recording:
     name: str  # of the file
     times: Sequence[int]  # recorded Unix ms, never falling
     prices: Sequence[int]  # cents
-
-
-def cents(text: str) -> int:
-    """A decimal price in dollars as integer cents, half up. Raises ValueError."""
-    try:
-        value = (Decimal(text) * 100).quantize(Decimal(1), ROUND_HALF_UP)
-    except InvalidOperation:
-        raise ValueError(f"{text!r} is not a price") from None
-    if not (value.is_finite() and 0 < value <= _LARGEST_PRICE):
-        raise ValueError(f"{text!r} is not a price of at least half a cent")
-    return int(value)
 
 
 def read(path: Path) -> Recording:
@@ -55,7 +43,7 @@ def read(path: Path) -> Recording:
                 raise ReplayError(f"{path}: no column {' and '.join(sorted(missing))}")
             for row in rows:
                 try:
-                    moment, price = int(row["ts_ms"]), cents(row["price"] or "")
+                    moment, price = int(row["ts_ms"]), cents((row["price"] or "").strip())
                 except (ValueError, TypeError) as error:
                     raise ReplayError(f"{path}, line {rows.line_num}: {error}") from None
                 times.append(max(moment, times[-1]) if times else moment)
@@ -77,8 +65,16 @@ class ReplaySource:
         self._recording = recording
         self._speed = speed
         self._clock = clock
+        self._began: int | None = None
+        self._last: Tick | None = None
 
-    async def ticks(self) -> AsyncIterator[Tick]:
+    @property
+    def status(self) -> SourceStatus:
+        """Connected and heard for as long as it plays: a quiet market is not an outage."""
+        heard = None if self._began is None else self._clock()
+        return SourceStatus(self._began, heard, self._last)
+
+    async def ticks(self) -> AsyncGenerator[Tick]:
         """Trades with their moments moved to now."""
         times, prices = self._recording.times, self._recording.prices
         loop = asyncio.get_running_loop()
@@ -87,5 +83,8 @@ class ReplaySource:
             for moment, price in zip(times, prices, strict=True):
                 due = began + (moment - times[0]) / 1000 / self._speed
                 await asyncio.sleep(max(due - loop.time(), 0))
-                yield Tick(self._clock(), price)
+                now = self._clock()
+                self._began = now if self._began is None else self._began
+                self._last = Tick(now, now, price)
+                yield self._last
             await asyncio.sleep(_LOOP_GAP_MS / 1000 / self._speed)
