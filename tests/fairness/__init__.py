@@ -1,0 +1,1 @@
+"""Whether the rates are fair: against simulated paths, simulated markets and recorded ones."""
