@@ -16,7 +16,6 @@ import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +24,11 @@ from aiohttp import WSCloseCode, web
 from nacl.exceptions import BadSignatureError
 from nacl.signing import VerifyKey
 
+if __name__ == "__main__":
+    sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
+
+from e2e.page.fake_bets import FakeBets, now_text, user_id
+
 CSP = (
     "default-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'; "
     "object-src 'none'"
@@ -32,6 +36,8 @@ CSP = (
 BAR_MS = 100
 COLUMN_S = 5
 STEP = 1_000
+#: Of the price, in cents per square root of a second.
+VOLATILITY = 600
 CREDIT = 100_000
 COOKIE = "tap_session"
 PROXY_PAGE = "<html><body><h1>503 Service Temporarily Unavailable</h1></body></html>"
@@ -128,7 +134,7 @@ class Accounts:
         self.sessions[token] = address
         self.balances.setdefault(address, CREDIT)
         response = web.json_response(
-            {"token": token, "user_id": f"usr_{address[:8]}", "expires_at": now_text()}
+            {"token": token, "user_id": user_id(address), "expires_at": now_text()}
         )
         if self.keeps_cookies:
             response.set_cookie(COOKIE, token, secure=True, httponly=True, samesite="Strict")
@@ -147,7 +153,7 @@ class Accounts:
         if address is None:
             return unauthenticated()
         return web.json_response({
-            "user_id": f"usr_{address[:8]}",
+            "user_id": user_id(address),
             "address": address,
             "balance": self.balances[address],
             "currency": "USD",
@@ -160,12 +166,14 @@ class FakeSite:
 
     `answers` are used up one per bet request of somebody signed in, then bets are accepted; not
     `accepting` answers the stream like a proxy without a site; `mute` leaves pings unanswered;
-    `blank` knows no price.
+    `blank` knows no price. `steps` are the row heights (cents) of the columns, in turn.
     """
 
     dist: Path
     accounts: Accounts = field(default_factory=Accounts)
     state: str = "open"
+    reason: str = ""
+    steps: tuple[int, ...] = (STEP,)
     with_grid: bool = True
     price: int = 6_421_357
     url: str = ""
@@ -179,6 +187,9 @@ class FakeSite:
     blank: bool = False
     version_answer: Answer | None = None
 
+    def __post_init__(self) -> None:
+        self.books = FakeBets(self.accounts.balances)
+
     def app(self) -> web.Application:
         app = web.Application(middlewares=[_secured])
         app.router.add_get("/", self._index)
@@ -186,6 +197,8 @@ class FakeSite:
         app.router.add_get("/ws", self._stream)
         self.accounts.routes(app)
         app.router.add_post("/api/bets", self._bet)
+        app.router.add_get("/api/bets", self._own_bets)
+        app.router.add_get("/api/bets/{id}", self._own_bet)
         app.router.add_get("/api/version", self._version)
         app.on_shutdown.append(self._close_all)
         return app
@@ -204,7 +217,7 @@ class FakeSite:
         await self.send(type="grid", **self.grid())
 
     async def set_state(self, state: str, reason: str = "", **more: Any) -> None:
-        self.state = state
+        self.state, self.reason = state, reason
         await self.send(type="status", state=state, reason=reason, **more)
 
     async def drop(self, code: int = WSCloseCode.GOING_AWAY) -> None:
@@ -212,9 +225,9 @@ class FakeSite:
             await socket.close(code=code)
 
     def grid(self) -> dict[str, Any]:
-        if not self.with_grid:
+        if not self.with_grid or self.state == "suspended":
             return {"columns": [], "cells": []}
-        return make_grid(time.time(), self.price)
+        return make_grid(time.time(), self.price, self.steps)
 
     def cell_ids(self) -> list[str]:
         return [cell["cell_id"] for cell in self.grid()["cells"]]
@@ -227,13 +240,14 @@ class FakeSite:
         bars = history(self.price, bar_time())
         return {
             "type": "hello",
-            "epoch": "fake",
+            "epoch": self.books.epoch,
             "seq": 0,
             "server_time": now_text(),
             "price": None if self.blank else bars[-1],
             "bars": [] if self.blank else bars,
             "grid": self.grid(),
             "state": self.state,
+            "reason": self.reason,
         }
 
     async def _index(self, _request: web.Request) -> web.FileResponse:
@@ -247,16 +261,29 @@ class FakeSite:
         await socket.prepare(request)
         await socket.send_json(self.hello())
         self.sockets.add(socket)
+        owner = self.accounts.owner(request)
+        if owner is not None and self.books.knows_cookies:
+            await self.books.introduce(socket, owner)
         try:
             async for message in socket:
-                if json.loads(message.data).get("type") != "ping":
-                    continue
+                await self._answer(socket, json.loads(message.data))
+        finally:
+            self.sockets.discard(socket)
+            self.books.listeners.pop(socket, None)
+        return socket
+
+    async def _answer(self, socket: web.WebSocketResponse, said: dict[str, Any]) -> None:
+        match said["type"]:
+            case "ping":
                 self.pings += 1
                 if not self.mute:
                     await socket.send_json({"type": "pong", "server_time": now_text()})
-        finally:
-            self.sockets.discard(socket)
-        return socket
+                return
+            case "auth":
+                await self.books.introduce(socket, self.accounts.sessions.get(said["token"]))
+            case "resume":
+                await self.books.resume(socket, said)
+        self.books.heard.append(said)
 
     async def _bet(self, request: web.Request) -> web.StreamResponse:
         body = await request.json()
@@ -267,8 +294,29 @@ class FakeSite:
             return unauthenticated()
         if self.answers:
             return self.answers.pop(0)()
-        self.accounts.balances[owner] -= body["amount"]
-        return accepted(body, f"bet_{len(self.bets):04}", self.accounts.balances[owner])
+        bet = self.books.place(owner, f"bet_{len(self.bets):04}", body)
+        return accepted(body, bet["bet_id"], self.accounts.balances[owner], bet["placed_at"])
+
+    async def _own_bets(self, request: web.Request) -> web.StreamResponse:
+        owner = self.accounts.owner(request)
+        self.books.calls.append("bets")
+        if owner is None:
+            return unauthenticated()
+        asked = request.query
+        return web.json_response(
+            self.books.page(owner, int(asked.get("limit", 50)), asked.get("cursor"))
+        )
+
+    async def _own_bet(self, request: web.Request) -> web.StreamResponse:
+        owner = self.accounts.owner(request)
+        bet_id = request.match_info["id"]
+        self.books.calls.append(f"bets/{bet_id}")
+        if owner is None:
+            return unauthenticated()
+        bet = self.books.one(owner, bet_id)
+        if bet is None:
+            return problem(404, "not_found", "You have no bet with this id.")()
+        return web.json_response(bet)
 
     async def _version(self, _request: web.Request) -> web.StreamResponse:
         if self.version_answer is not None:
@@ -353,18 +401,32 @@ def proxy_page(status: int = 503) -> Callable[[], web.Response]:
     return lambda: web.Response(status=status, text=PROXY_PAGE, content_type="text/html")
 
 
-def make_grid(now: float, price: int, columns: int = 8, rows: int = 17) -> dict[str, Any]:
+def make_grid(
+    now: float, price: int, steps: tuple[int, ...] = (STEP,), columns: int = 8, rows: int = 17
+) -> dict[str, Any]:
     first = (int(now) // COLUMN_S + 2) * COLUMN_S
-    base = (price // STEP - rows // 2) * STEP
-    starts = [first + COLUMN_S * n for n in range(columns)]
-    return {
-        "columns": [{"start": start, "width": COLUMN_S, "step": STEP} for start in starts],
-        "cells": [
-            {"cell_id": f"btc-usd:{start}:{COLUMN_S}:{low}:{low + STEP}", "reward_rate": None}
-            for start in starts
-            for low in range(base, base + rows * STEP, STEP)
-        ],
-    }
+    described, cells = [], []
+    for start in (first + COLUMN_S * n for n in range(columns)):
+        step = steps[start // COLUMN_S % len(steps)]
+        described.append({"start": start, "width": COLUMN_S, "step": step})
+        base = (price // step - rows // 2) * step
+        for low in range(base, base + rows * step, step):
+            rate = invented_rate(price, low, low + step, start - now)
+            if rate is not None:
+                cell_id = f"btc-usd:{start}:{COLUMN_S}:{low}:{low + step}"
+                cells.append({"cell_id": cell_id, "reward_rate": rate})
+    return {"columns": described, "cells": cells}
+
+
+def invented_rate(price: int, low: int, high: int, lead_s: float) -> str | None:
+    """A rate that looks like one; None where no cell would be offered."""
+    deviation = VOLATILITY * math.sqrt(2 * max(lead_s, 1))
+
+    def below(edge: int) -> float:
+        return (1 + math.erf((edge - price) / deviation)) / 2
+
+    chance = min(2 * (below(high) - below(low)), 0.9)
+    return None if chance < 0.02 else f"{math.floor(10_000 / (chance * 1.05)) / 10_000:.4f}"
 
 
 def history(price: int, until: int, count: int = 600) -> list[dict[str, int]]:
@@ -383,12 +445,9 @@ def bar_time() -> int:
     return time.time_ns() // 1_000_000 // BAR_MS * BAR_MS - BAR_MS
 
 
-def now_text() -> str:
-    return datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
-
-
 async def _show(port: int, *, with_grid: bool, dist: Path) -> None:
-    async with serve(FakeSite(dist=dist, with_grid=with_grid), port) as site:
+    shown = FakeSite(dist=dist, with_grid=with_grid, steps=(STEP, STEP, STEP * 3 // 2))
+    async with serve(shown, port) as site:
         print(f"The page is at {site.url}")
         dice = random.Random()
         for tick in range(10**9):
@@ -396,6 +455,19 @@ async def _show(port: int, *, with_grid: bool, dist: Path) -> None:
             await site.send_price(site.price + round(dice.gauss(0, 190)))
             if tick % 5 == 0:
                 await site.send_grid()
+                await _resolve(site.books, dice)
+
+
+async def _resolve(books: FakeBets, dice: random.Random) -> None:
+    """Invented rates, and results by lot."""
+    for bet in [bet for bets in books.bets.values() for bet in bets]:
+        _, start, width, *_ = bet["cell_id"].split(":")
+        if bet["status"] == "pending":
+            await books.confirm(bet["bet_id"], f"{dice.uniform(1.2, 20):.4f}")
+        elif bet["status"] == "confirmed" and time.time() > int(start) + int(width):
+            rate = round(float(bet["reward_rate"]) * 10_000)
+            won = dice.random() < 0.95 * 10_000 / rate
+            await books.settle(bet["bet_id"], bet["amount"] * rate // 10_000 if won else 0)
 
 
 def main() -> None:

@@ -20,7 +20,9 @@ async def test_a_tap_sends_the_bet_and_shows_the_answer(live_page: Page, site: F
     await expect_answer(live_page, "bet_0001")
     await expect_bet(live_page, cell_id, "pending")
     [bet] = site.bets
+    least = bet.body.pop("min_reward_rate")
     assert bet.body == {"cell_id": cell_id, "amount": 1_000}
+    assert re.fullmatch(r"[0-9]+\.[0-9]{4}", least)
     assert bet.key is not None
     assert _UUID.match(bet.key)
     line = live_page.locator("#taps li")
@@ -166,7 +168,8 @@ async def test_the_keyboard_is_enough(live_page: Page, site: FakeSite) -> None:
 
     await live_page.keyboard.press("Enter")
     await expect_answer(live_page, "Accepted: $10 on ")
-    assert [bet.body for bet in site.bets] == [{"cell_id": there, "amount": 1_000}]
+    [bet] = site.bets
+    assert (bet.body["cell_id"], bet.body["amount"]) == (there, 1_000)
 
 
 async def test_focus_moves_on_when_its_column_closes(live_page: Page, site: FakeSite) -> None:
@@ -186,22 +189,105 @@ async def test_focus_moves_on_when_its_column_closes(live_page: Page, site: Fake
 
 
 async def test_a_cell_closes_when_its_column_is_next(live_page: Page, site: FakeSite) -> None:
-    first = live_page.locator(".cell[aria-disabled=false]").first
-    start = int(str(await first.get_attribute("data-cell-id")).split(":")[1])
-    column = live_page.locator(f'.cell[data-cell-id^="btc-usd:{start}:"]').first
-    await expect(column).to_have_attribute("aria-disabled", "true")
-    left = start - await live_page.evaluate("Date.now() / 1000")
+    # Noted in the page, as a busy machine may look late.
+    left = await live_page.evaluate("""() => new Promise((done) => {
+      const cell = document.querySelector('.cell[aria-disabled=false]');
+      const start = Number(cell.dataset.cellId.split(':')[1]);
+      new MutationObserver(() => done(start - Date.now() / 1000))
+        .observe(cell, {attributeFilter: ['aria-disabled']});
+    })""")
     assert 4.0 < left <= 5.05
 
 
-async def test_rates_are_shown_when_they_come(live_page: Page, site: FakeSite) -> None:
+async def test_rates_are_shown_and_change_with_every_offer(live_page: Page, site: FakeSite) -> None:
+    grid = site.grid()
+    cells = live_page.locator(".cell[aria-disabled=false]")
+    for rate, shown in (("2.3589", "2.35"), ("12.3589", "12.3"), ("1.0582", "1.05")):
+        for cell in grid["cells"]:
+            cell["reward_rate"] = rate
+        await site.send(type="grid", **grid)
+        await expect(cells.first).to_have_text(shown)
+        await expect(cells.first).to_have_attribute("aria-label", re.compile(f"pays {rate} times"))
+
+
+async def test_a_cell_that_is_not_offered_any_more_says_so_and_shows_no_rate(
+    live_page: Page, site: FakeSite
+) -> None:
+    target = await aim(live_page)
+    grid = site.grid()
+    grid["cells"] = [cell for cell in grid["cells"] if cell["cell_id"] != target["id"]]
+    await site.send(type="grid", **grid)
+    cell = live_page.locator(f'#cells [data-cell-id="{target["id"]}"]')
+    await expect(cell).to_have_attribute("aria-disabled", "true")
+    await expect(cell).to_have_text("")
+    await cell.dispatch_event("click")
+    await expect_answer(live_page, "Not placed: This cell is not offered at the moment.")
+    assert site.bets == []
+    await site.send_grid()
+    await expect(cell).to_have_attribute("aria-disabled", "false")
+    await tap(live_page)
+    await expect_answer(live_page, "Accepted")
+
+
+async def test_a_column_that_has_closed_says_so(live_page: Page, site: FakeSite) -> None:
+    start = int(site.cell_ids()[0].split(":")[1])
+    closed = live_page.locator(f'.column[data-phase="locked"] [data-cell-id*=":{start}:"]').first
+    await expect(closed).to_be_attached()
+    await closed.dispatch_event("click")
+    await expect_answer(live_page, "Not placed: This column takes no more bets.")
+    assert site.bets == []
+
+
+@pytest.mark.parametrize(
+    ("shown", "least"),
+    [("2.3521", "2.1168"), ("1.0582", "0.9523"), ("47.6190", "42.8571"), ("0.0001", None)],
+)
+async def test_a_tap_agrees_to_a_rate_ten_per_cent_lower_at_most(
+    live_page: Page, site: FakeSite, complaints: Any, shown: str, least: str | None
+) -> None:
+    complaints.expect_failed_load("/api/bets")
     grid = site.grid()
     for cell in grid["cells"]:
-        cell["reward_rate"] = "2.3589"
+        cell["reward_rate"] = shown
     await site.send(type="grid", **grid)
-    cell = live_page.locator(".cell[aria-disabled=false]").first
-    await expect(cell).to_have_text("2.35")
-    await expect(cell).to_have_attribute("aria-label", re.compile("pays 2.3589 times"))
+    await expect(live_page.locator(f'.cell[data-rate="{shown}"]').first).to_be_attached()
+    site.answers = [problem(503, "overloaded", "The site is busy.", {"Retry-After": "0"})]
+    await tap(live_page)
+    await until(lambda: len(site.bets) == 1)
+    # What the retry agrees to is what the tap agreed to.
+    await site.send_grid()
+    await expect_answer(live_page, "Accepted")
+    assert [bet.body.get("min_reward_rate") for bet in site.bets] == [least, least]
+
+
+async def test_columns_have_rows_of_their_own(page: Page, site: FakeSite) -> None:
+    site.steps = (1_000, 1_500)
+    await page.goto(site.url)
+    await expect_state(page, "live")
+    await expect(page.locator(".cell").first).to_be_attached()
+    await asyncio.sleep(0.5)
+    drawn = await page.evaluate("""() => [...document.querySelectorAll('.cell')].map((cell) => {
+      const [, start, , low, high] = cell.dataset.cellId.split(':').map(Number);
+      const {top, bottom} = cell.getBoundingClientRect();
+      return {start, low, high, top, bottom};
+    })""")
+    heights: dict[int, set[int]] = {}
+    for cell in drawn:
+        height = cell["bottom"] - cell["top"]
+        heights.setdefault(cell["high"] - cell["low"], set()).add(round(height))
+        assert height >= 24
+    [low], [high] = (heights[step] for step in site.steps)
+    assert abs((high + 2) / (low + 2) - 1.5) < 0.05
+    # The same price lies at the same height in every column.
+    edges: dict[int, set[int]] = {}
+    for cell in drawn:
+        edges.setdefault(cell["high"], set()).add(round(cell["top"]))
+    shared = [tops for cents, tops in edges.items() if cents % 3_000 == 0]
+    assert shared
+    assert all(max(tops) - min(tops) <= 1 for tops in shared)
+    cell_id = await tap(page, 3)
+    await expect_answer(page, "Accepted")
+    assert site.bets[0].body["cell_id"] == cell_id
 
 
 async def test_it_works_by_touch_and_with_reduced_motion(browser: Browser, site: FakeSite) -> None:

@@ -1,12 +1,14 @@
 """Connection and market state: what is said, and that the page comes back by itself."""
 
+import re
 import time
 from typing import Any
 
+import pytest
 from playwright.async_api import Page, expect
 
 from e2e.page.fake_site import FakeSite
-from e2e.page.steps import aim, expect_state, prices_flowing, until
+from e2e.page.steps import aim, expect_answer, expect_state, prices_flowing, until
 
 _RESTART = 1012
 
@@ -53,6 +55,15 @@ async def test_a_restart_is_waited_for_as_long_as_the_server_says(
     await expect_state(live_page, "live")
 
 
+async def test_the_markets_own_wait_is_none_of_the_connections(
+    live_page: Page, site: FakeSite
+) -> None:
+    await site.set_state("suspended", "settling", retry_in_ms=60_000)
+    await expect(live_page.locator("#wait")).to_have_text(re.compile(r"^It may go on in \d+ s\.$"))
+    await site.drop()
+    await until(lambda: site.connections == 2, 5)
+
+
 async def test_a_silent_connection_is_asked_and_then_replaced(
     live_page: Page, site: FakeSite
 ) -> None:
@@ -95,8 +106,43 @@ async def test_a_suspended_market_takes_no_taps(live_page: Page, site: FakeSite)
     await expect(live_page.locator(".cell[aria-disabled=false]").first).to_be_attached()
 
 
+async def test_a_tap_on_a_suspended_market_is_answered(live_page: Page, site: FakeSite) -> None:
+    target = await aim(live_page)
+    await site.set_state("suspended", "manual")
+    await expect_state(live_page, "suspended")
+    # With an event, as the notice may lie over it.
+    await live_page.locator(f'#cells [data-cell-id="{target["id"]}"]').dispatch_event("click")
+    await expect_answer(
+        live_page, "Not placed: Betting is suspended: the operators have stopped it."
+    )
+    assert site.bets == []
+
+
+@pytest.mark.parametrize(
+    ("reason", "words"),
+    [
+        ("quorum_lost", "too few exchanges can be heard"),
+        ("settling", "prices are back and have to prove stable first"),
+        ("something_new", "something new"),
+    ],
+)
+async def test_who_comes_to_a_suspended_market_is_told_why(
+    page: Page, site: FakeSite, reason: str, words: str
+) -> None:
+    site.state, site.reason = "suspended", reason
+    await page.goto(site.url)
+    await expect(page.locator("#notice")).to_have_text(
+        f"Betting is suspended: {words}. Taps are off."
+    )
+    await expect(page.locator("#wait")).to_be_empty()
+    await site.set_state("open")
+    await site.send_grid()
+    await expect(page.locator("#notice-box")).to_be_hidden()
+    await expect(page.locator(".cell[aria-disabled=false]").first).to_be_attached()
+
+
 async def test_a_lost_connection_takes_no_taps(live_page: Page, site: FakeSite) -> None:
-    await site.set_state("open", retry_in_ms=60_000)
+    await site.set_state("open", "restart", retry_in_ms=60_000)
     await site.drop(code=_RESTART)
     await expect_state(live_page, "reconnecting")
     assert await live_page.locator(".cell[aria-disabled=false]").count() == 0

@@ -27,7 +27,12 @@ from e2e.page.steps import (
     until,
 )
 
-SIGN_IN = ["auth/challenge", "auth/verify", "me"]
+SIGN_IN = ["auth/challenge", "auth/verify"]
+
+
+def arrivals(site: FakeSite) -> list[str]:
+    """What was asked to sign in and out; the balance may be read more than once meanwhile."""
+    return [call for call in site.accounts.calls if call != "me"]
 
 
 async def test_a_visitor_is_asked_for_nothing_and_sees_how_to_begin(
@@ -50,12 +55,14 @@ async def test_the_first_tap_signs_in_and_places(live_page: Page, site: FakeSite
     [bet] = site.bets
     [token] = site.accounts.sessions
     assert bet.authorization == f"Bearer {token}"
-    assert site.accounts.calls == ["me", *SIGN_IN]
+    assert arrivals(site) == SIGN_IN
 
     await tap(live_page, 3)
     await until(lambda: len(site.bets) == 2)
     await expect_balance(live_page, CREDIT - 1_000)
-    assert site.accounts.calls == ["me", *SIGN_IN]
+    assert arrivals(site) == SIGN_IN
+    # At load, then after signing in, and once the stream tells of changes.
+    assert site.accounts.calls.count("me") <= 3
 
 
 async def test_taps_in_a_hurry_sign_in_once(live_page: Page, site: FakeSite) -> None:
@@ -131,7 +138,7 @@ async def test_a_reload_goes_on_with_the_cookie(live_page: Page, site: FakeSite)
     address = await sign_in(live_page)
     await tap(live_page)
     await expect_balance(live_page, CREDIT - 500)
-    calls = len(site.accounts.calls)
+    calls = len(arrivals(site))
 
     await live_page.reload()
     await expect_account(live_page, "in")
@@ -139,7 +146,7 @@ async def test_a_reload_goes_on_with_the_cookie(live_page: Page, site: FakeSite)
     await expect(live_page.locator("#address")).to_have_attribute("data-address", address)
     await tap(live_page, 3)
     await expect_balance(live_page, CREDIT - 1_000)
-    assert site.accounts.calls[calls:] == ["me"]
+    assert arrivals(site)[calls:] == []
     assert site.bets[-1].authorization is None
 
 
@@ -252,7 +259,7 @@ async def test_a_busy_sign_in_is_tried_again(
     await expect_answer(live_page, "Accepted")
     # A nonce may have been used up by an attempt that failed: each has one of its own.
     tries = ["auth/challenge"] * 3 + ["auth/verify"] + ["auth/challenge", "auth/verify"]
-    assert site.accounts.calls[1:-1] == tries
+    assert arrivals(site) == tries
     assert len(site.bets) == 1
 
 
@@ -328,7 +335,7 @@ async def test_a_balance_read_before_a_bet_does_not_replace_the_bets(
     await live_page.route("**/api/me", later)
     await sign_in(live_page)
     await expect(live_page.locator("#balance")).to_be_empty()
-    await until(lambda: site.accounts.calls.count("me") == 2)
+    await until(lambda: site.accounts.calls.count("me") >= 2)
     await tap(live_page)
     await expect_balance(live_page, CREDIT - 500)
     answer.set()

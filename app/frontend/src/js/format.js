@@ -17,6 +17,9 @@ export const price = (cents) => dollars.format(cents / 100);
 /** Whole dollars without cents: $5, $84,210; otherwise with them. @param {number} cents */
 export const money = (cents) => (cents % 100 === 0 ? wholeDollars : dollars).format(cents / 100);
 
+/** For a cell: from $100 on without cents, never rounded up. @param {number} cents */
+export const brief = (cents) => money(cents < 10_000 ? cents : cents - (cents % 100));
+
 /** Always with its cents: $1,000.00. @param {number} cents */
 export const balance = price;
 

@@ -5,15 +5,17 @@ import * as format from './format.js';
  * @typedef {import('./cell.js').Cell} Cell
  * @typedef {import('./messages.js').GridOffer} GridOffer
  * @typedef {import('./view.js').View} View
- * @typedef {'sending' | 'pending' | 'refused' | 'unknown'} BetState
+ * @typedef {import('./taps.js').BetState} BetState
  *
  * @typedef {{cell: Cell, button: HTMLButtonElement, offered: boolean, rate: string | null,
- *   bet: BetState | null}} Entry
+ *   bet: BetState | null}} Entry `rate` is what the cell pays now, null while it is not offered
  * @typedef {{start: number, end: number, anchor: number, element: HTMLElement, phase: string,
  *   width: number, entries: Map<string, Entry>}} Column
  */
 
 const STEADY_HAND_PX = 12;
+/** In these the cell is the trader's to tap, if it is offered. */
+const FREE = new Set([null, 'refused']);
 const MOVES = { ArrowLeft: [-1, 0], ArrowRight: [1, 0], ArrowUp: [0, 1], ArrowDown: [0, -1] };
 
 /**
@@ -23,7 +25,7 @@ const MOVES = { ArrowLeft: [-1, 0], ArrowRight: [1, 0], ArrowUp: [0, 1], ArrowDo
  */
 export class Grid {
   #root;
-  #onTap;
+  #on;
   /** @type {Map<number, Column>} by start */ #columns = new Map();
   /** @type {Map<string, Column>} by cell id */ #columnOf = new Map();
   /** @type {number[]} */ #offeredStarts = [];
@@ -33,13 +35,18 @@ export class Grid {
   #takesBets = false;
   #stake = '';
   /** @type {Entry | null} */ #current = null;
-  /** @type {{id: string, x: number, y: number} | null} */ #pressed = null;
+  /** @type {{id: string, rate: string | null, x: number, y: number} | null} */ #pressed = null;
   /** @type {View | null} */ #view = null;
 
-  /** @param {HTMLElement} root @param {(cell: Cell) => void} onTap */
-  constructor(root, onTap) {
+  /**
+   * @param {HTMLElement} root
+   * @param {{tap: (cell: Cell, rate: string | null) => void, closed: (why: string) => void}} on
+   *   told the rate that the cell showed when it was tapped, or why it cannot be tapped
+   *   ('' while the whole market takes no taps)
+   */
+  constructor(root, on) {
     this.#root = root;
-    this.#onTap = onTap;
+    this.#on = on;
     root.addEventListener('pointerdown', (event) => this.#press(event));
     root.addEventListener('click', (event) => this.#click(event));
     root.addEventListener('keydown', (event) => this.#move(event));
@@ -50,7 +57,7 @@ export class Grid {
     });
   }
 
-  /** Row height in cents (the middle one if columns differ), null without cells. */
+  /** Row height in cents (the least one where columns differ), null without cells. */
   get step() {
     return this.#step;
   }
@@ -75,7 +82,7 @@ export class Grid {
       for (const entry of column.entries.values()) entry.offered = false;
     }
     const starts = new Set();
-    const steps = [];
+    let step = Infinity;
     for (const { cell_id: id, reward_rate: rate } of offer.cells) {
       const cell = parseCell(id);
       if (cell === null || now >= cell.end) continue;
@@ -83,13 +90,16 @@ export class Grid {
       entry.offered = true;
       this.#setRate(entry, typeof rate === 'string' ? rate : null);
       starts.add(cell.start);
-      steps.push(cell.high - cell.low);
+      step = Math.min(step, cell.high - cell.low);
       this.#columnMs = cell.end - cell.start;
     }
     this.#offeredStarts = [...starts];
-    if (steps.length > 0) this.#step = steps.sort((a, b) => a - b)[steps.length >> 1];
+    if (step < Infinity) this.#step = step;
     for (const column of this.#columns.values()) {
-      for (const entry of column.entries.values()) this.#refresh(column, entry);
+      for (const entry of column.entries.values()) {
+        if (!entry.offered) this.#setRate(entry, null);
+        this.#refresh(column, entry);
+      }
     }
   }
 
@@ -109,14 +119,27 @@ export class Grid {
     }
   }
 
-  /** @param {string} id @param {BetState | null} bet @param {number} [cents] the stake */
-  mark(id, bet, cents) {
-    const column = this.#columnOf.get(id);
-    const entry = column?.entries.get(id);
-    if (!column || !entry) return;
+  /**
+   * Shows a bet on its cell, also on one that is not offered (any more) as long as it is on the
+   * stage. `note` is a second line where there is room.
+   * @param {string} id @param {BetState | null} bet @param {string} [words] @param {string} [note]
+   */
+  mark(id, bet, words = '', note = '') {
+    const cell = parseCell(id);
+    if (cell === null) return;
+    let entry = this.#columnOf.get(id)?.entries.get(id);
+    if (entry === undefined && bet !== null && this.#isAhead(cell)) entry = this.#entry(cell);
+    if (entry === undefined) return;
     entry.bet = bet;
-    this.#show(entry, bet === null || cents === undefined ? '' : format.money(cents));
-    this.#refresh(column, entry);
+    if (note) entry.button.dataset.note = note;
+    else delete entry.button.dataset.note;
+    this.#show(entry, words);
+    this.#refresh(/** @type {Column} */ (this.#columnOf.get(id)), entry);
+  }
+
+  /** Whether a cell has not left the stage. @param {Cell} cell */
+  #isAhead(cell) {
+    return this.#view === null || this.#view.width === 0 || this.#view.x(cell.end) > 0;
   }
 
   /** Takes a refusal off again, unless the cell has been tapped since. @param {string} id */
@@ -160,7 +183,7 @@ export class Grid {
     button.dataset.cellId = cell.id;
     button.dataset.stake = this.#stake;
     /** @type {Entry} */
-    const entry = { cell, button, offered: true, rate: null, bet: null };
+    const entry = { cell, button, offered: false, rate: null, bet: null };
     column.entries.set(cell.id, entry);
     this.#columnOf.set(cell.id, column);
     if (this.#view) this.#place(column, entry, this.#view);
@@ -212,8 +235,16 @@ export class Grid {
   /** @param {Column} column @param {Entry} entry */
   #isOpen(column, entry) {
     if (entry.bet === 'unknown') return this.#takesBets;
-    return this.#takesBets && entry.offered && column.phase === 'open'
-      && entry.bet !== 'sending' && entry.bet !== 'pending';
+    return this.#takesBets && entry.offered && column.phase === 'open' && FREE.has(entry.bet);
+  }
+
+  /** Why a cell takes no tap; null for one with a bet: that says it itself. */
+  #whyClosed(column, entry) {
+    if (!FREE.has(entry.bet)) return null;
+    if (!this.#takesBets) return '';
+    return column.phase === 'open'
+      ? 'This cell is not offered at the moment.'
+      : 'This column takes no more bets.';
   }
 
   /** Brings a button's state in line; a cell that closes passes the keyboard's focus on. */
@@ -226,7 +257,7 @@ export class Grid {
     const words = [
       format.band(entry.cell.low, entry.cell.high),
       entry.rate && `pays ${Number(entry.rate)} times`,
-      entry.bet && `${entry.bet} ${entry.button.textContent}`,
+      entry.bet && `${entry.bet} ${entry.button.textContent} ${entry.button.dataset.note ?? ''}`.trim(),
     ].filter(Boolean).join(', ');
     if (entry.button.ariaLabel !== words) entry.button.ariaLabel = words;
     const goesOn = column.phase === 'open' || column.phase === '';
@@ -264,11 +295,11 @@ export class Grid {
     if (entry.bet === null) this.#show(entry, '');
   }
 
-  /** @param {Entry} entry @param {string} stake */
-  #show(entry, stake) {
+  /** @param {Entry} entry @param {string} words */
+  #show(entry, words) {
     if (entry.bet === null) delete entry.button.dataset.bet;
     else entry.button.dataset.bet = entry.bet;
-    entry.button.textContent = stake || (entry.rate === null ? '' : format.rate(entry.rate));
+    entry.button.textContent = words || (entry.rate === null ? '' : format.rate(entry.rate));
   }
 
   /** @param {EventTarget | null} target @returns {Entry | null} */
@@ -279,7 +310,9 @@ export class Grid {
 
   #press(event) {
     const entry = event.isPrimary ? this.#entryOf(event.target) : null;
-    this.#pressed = entry && { id: entry.cell.id, x: event.clientX, y: event.clientY };
+    this.#pressed = entry && {
+      id: entry.cell.id, rate: entry.rate, x: event.clientX, y: event.clientY,
+    };
   }
 
   /** The cells move: what counts is the cell under the finger when it came down. */
@@ -287,15 +320,22 @@ export class Grid {
     const pressed = this.#pressed;
     this.#pressed = null;
     let entry = this.#entryOf(event.target);
+    let rate = entry?.rate ?? null;
     if (event.detail > 0 && pressed) {
       const moved = Math.hypot(event.clientX - pressed.x, event.clientY - pressed.y);
       if (moved > STEADY_HAND_PX) return;
       entry = this.#columnOf.get(pressed.id)?.entries.get(pressed.id) ?? null;
+      rate = pressed.rate;
     }
     if (entry === null) return;
     const column = /** @type {Column} */ (this.#columnOf.get(entry.cell.id));
     this.#setCurrent(entry);
-    if (this.#isOpen(column, entry)) this.#onTap(entry.cell);
+    if (this.#isOpen(column, entry)) {
+      this.#on.tap(entry.cell, rate);
+    } else {
+      const why = this.#whyClosed(column, entry);
+      if (why !== null) this.#on.closed(why);
+    }
   }
 
   #move(event) {

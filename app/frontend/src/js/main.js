@@ -1,6 +1,6 @@
 import { AccountPanel } from './account.js';
 import { Problem } from './api.js';
-import { placeBet } from './bets.js';
+import { leastRate, placeBet } from './bets.js';
 import { describe } from './cell.js';
 import { Chart } from './chart.js';
 import { everyFrame } from './frames.js';
@@ -9,8 +9,11 @@ import * as format from './format.js';
 import { idempotencyKey } from './idempotency_key.js';
 import { recordDrawn } from './latency.js';
 import { Market, STATE_WORDS } from './market.js';
+import { isSettled, OwnBets } from './own_bets.js';
+import { OwnStream } from './own_stream.js';
 import { PriceStore, WINDOW_MS } from './price_store.js';
 import { Readout } from './readout.js';
+import { Results } from './results.js';
 import { ServerClock } from './server_clock.js';
 import { Session } from './session.js';
 import { LiveSocket } from './socket.js';
@@ -21,6 +24,7 @@ import { openWallet } from './wallet.js';
 
 const REFUSED_SHOWN_MS = 4_000;
 const STALE_LINE_MS = 1_500;
+const LOOK_FOR_OVERDUE_MS = 2_000;
 
 /** @param {string} id */
 const byId = (id) => /** @type {HTMLElement} */ (document.getElementById(id));
@@ -31,12 +35,14 @@ const clock = new ServerClock();
 const view = new View();
 const readout = new Readout();
 const taps = new Taps(byId('taps'), byId('taps-none'));
-const grid = new Grid(byId('cells'), tap);
+const results = new Results(byId('result'));
+const grid = new Grid(byId('cells'), { tap, closed: refuseTap });
 const chart = new Chart(
   /** @type {HTMLCanvasElement} */ (byId('chart')), byId('cells'),
   (width, height) => view.resize(width, height),
 );
 const session = new Session(openWallet(), { host: location.host, onChange: showAccount });
+const ownBets = new OwnBets(session, showBet);
 const panel = new AccountPanel(byId('account'), comeOrGo);
 const calm = matchMedia('(prefers-reduced-motion: reduce)');
 
@@ -50,8 +56,9 @@ function take(message, received) {
       clock.sample(message.server_time, received);
       prices.restore(message.bars, message.price);
       if (message.price) market.priceArrived(received);
-      market.setState(message.state);
+      market.setState(message, received);
       grid.update(message.grid, clock.now());
+      ownStream.greeted(message.epoch);
       showVersion(byId('version'));
       break;
     case 'price':
@@ -62,10 +69,16 @@ function take(message, received) {
       grid.update(message, clock.now());
       break;
     case 'status':
-      market.setState(message.state, message.reason);
+      market.setState(message, received);
       break;
     case 'pong':
       clock.sample(message.server_time, received, socket.pingedAt);
+      break;
+    case 'authenticated':
+    case 'bet':
+    case 'balance':
+    case 'reset':
+      ownStream.take(message);
       break;
   }
   showState();
@@ -79,11 +92,27 @@ const socket = new LiveSocket(`${scheme}//${location.host}/ws`, {
     showState();
   },
 });
+const ownStream = new OwnStream(session, (message) => socket.send(message), {
+  bet: (bet) => ownBets.take(bet),
+  balance: (cents) => session.hearBalance(cents),
+  read: () => {
+    ownBets.read();
+    session.refresh();
+  },
+  left: () => {
+    for (const cellId of ownBets.forget()) {
+      grid.mark(cellId, null);
+      taps.remove(cellId);
+    }
+    results.clear();
+  },
+});
 
 /* What is shown */
 
 function showState() {
-  const state = market.pageState(performance.now());
+  const now = performance.now();
+  const state = market.pageState(now);
   const connection = byId('connection');
   if (connection.dataset.state !== state) {
     connection.dataset.state = state;
@@ -91,8 +120,15 @@ function showState() {
   }
   const seen = { hasPrice: prices.last !== undefined, hasCells: grid.hasOpenCells(clock.now()) };
   const notice = market.notice(state, seen);
-  if (byId('notice').textContent !== notice) byId('notice').textContent = notice;
+  byId('notice-box').hidden = notice === '';
+  write('notice', notice);
+  write('wait', market.wait(state, now));
   grid.setTakesBets(market.takesBets() && session.state !== 'impossible');
+}
+
+/** @param {string} id @param {string} words */
+function write(id, words) {
+  if (byId(id).textContent !== words) byId(id).textContent = words;
 }
 
 /** @param {number} elapsed ms */
@@ -128,6 +164,7 @@ function ticks() {
 
 function showAccount() {
   panel.show(session);
+  ownStream.sessionChanged();
   if (session.state === 'impossible') answer('refused', session.walletProblem?.message ?? '');
   showState();
 }
@@ -150,33 +187,85 @@ async function comeOrGo() {
 /** Bets without an answer, by cell: a second tap asks again with the same key and amount. */
 const unanswered = new Map();
 
-/** @param {import('./cell.js').Cell} cell */
-async function tap(cell) {
-  const bet = unanswered.get(cell.id)
-    ?? { cellId: cell.id, amount: stake(), key: idempotencyKey() };
+/** @param {import('./cell.js').Cell} cell @param {string | null} rate the one that it showed */
+async function tap(cell, rate) {
+  const again = unanswered.get(cell.id);
+  const bet = again
+    ?? { cellId: cell.id, amount: stake(), key: idempotencyKey(), minRate: leastRate(rate) };
   unanswered.delete(cell.id);
+  let attempts = again ? 2 : 1;
   const what = `${format.money(bet.amount)} on ${describe(cell)}`;
-  const setTap = taps.add(bet);
-  grid.mark(cell.id, 'sending', bet.amount);
+  showTap(bet, 'sending');
   answer('sending', session.state === 'in' ? `Sending ${what}.` : `Signing in, then sending ${what}.`);
 
   const outcome = await placeBet(bet, session, (attempt, of) => {
+    attempts = attempt;
     answer('sending', `No answer yet, trying again (${attempt} of ${of}): ${what}.`);
   });
 
   if (outcome.kind === 'accepted') {
     session.takeBalance(outcome.balance, outcome.placedAt);
-    grid.mark(cell.id, 'pending', bet.amount);
-    setTap('pending', outcome.betId);
+    // A retry is told the balance of its first time.
+    if (attempts > 1) session.refreshSoon();
+    ownBets.take(placed(bet, outcome));
     answer('pending', `Accepted: ${what}. Bet id ${outcome.betId}.`);
-    return;
+  } else {
+    showTap(bet, outcome.kind);
+    answer(outcome.kind, outcome.kind === 'refused' ? `Not placed: ${outcome.words}` : outcome.words);
   }
   if (outcome.kind === 'unknown') unanswered.set(cell.id, bet);
-  if (outcome.kind === 'refused' && outcome.code === 'insufficient_funds') session.refresh();
-  grid.mark(cell.id, outcome.kind, bet.amount);
-  setTap(outcome.kind);
-  answer(outcome.kind, outcome.kind === 'refused' ? `Not placed: ${outcome.words}` : outcome.words);
-  if (outcome.kind === 'refused') setTimeout(() => grid.unmark(cell.id), REFUSED_SHOWN_MS);
+  if (outcome.kind === 'refused') {
+    setTimeout(() => grid.unmark(cell.id), REFUSED_SHOWN_MS);
+    if (outcome.code === 'insufficient_funds') session.refresh();
+    // The bet that is in the way was placed elsewhere: show it.
+    if (outcome.code === 'duplicate_cell') ownBets.read();
+  }
+  // Others may have told of the bet before its own answer came.
+  const known = ownBets.on(cell.id);
+  if (known) showBet(known, known);
+}
+
+/**
+ * @param {{cellId: string, amount: number}} bet @param {{betId: string, placedAt: unknown}} accepted
+ * @returns {import('./messages.js').Bet}
+ */
+function placed({ cellId, amount }, { betId, placedAt }) {
+  const at = Date.parse(String(placedAt));
+  return {
+    betId, cellId, amount, status: 'pending', rate: null, payout: null, voidReason: '',
+    placedAt: Number.isNaN(at) ? clock.now() : at,
+  };
+}
+
+/** @param {{cellId: string, amount: number}} bet @param {'sending' | 'refused' | 'unknown'} state */
+function showTap(bet, state) {
+  grid.mark(bet.cellId, state, format.money(bet.amount));
+  taps.tapped(bet, clock.now(), state);
+}
+
+/** A tap on a cell that is closed is answered too. @param {string} why '' if the market is */
+function refuseTap(why) {
+  const because = why || byId('notice').textContent || 'Taps are off.';
+  if (session.state !== 'impossible') answer('refused', `Not placed: ${because}`);
+}
+
+/* What became of bets */
+
+/** @param {import('./messages.js').Bet} bet @param {import('./messages.js').Bet} [before] */
+function showBet(bet, before) {
+  const stake = format.money(bet.amount);
+  const rate = bet.rate === null ? '' : `${format.rate(bet.rate)}×`;
+  const [words, note] = {
+    confirmed: [stake, rate],
+    won: [bet.payout === null ? stake : format.brief(bet.payout), 'won'],
+    lost: [stake, 'lost'],
+    void: [stake, 'back'],
+  }[bet.status] ?? [stake, ''];
+  grid.mark(bet.cellId, bet.status, words, note);
+  taps.show(bet);
+  if (!isSettled(bet) || before === undefined) return;
+  if (!isSettled(before)) results.show(bet, ownBets.all);
+  if (bet.status === 'void' && !bet.voidReason) ownBets.ask(bet.betId);
 }
 
 /** @param {string} kind @param {string} words */
@@ -200,3 +289,4 @@ setInterval(() => {
   showState();
   if (prices.last) grid.centreOn(prices.last.price);
 }, 250);
+setInterval(() => ownBets.askOverdue(clock.now()), LOOK_FOR_OVERDUE_MS);

@@ -18,7 +18,13 @@ export const STATE_WORDS = {
 /** @type {Record<string, string>} */
 const REASON_WORDS = {
   feed_stale: 'the price feed is silent',
-  no_price: 'there is no price yet',
+  starting: 'there is no price yet',
+  no_price: 'there is no price',
+  quorum_lost: 'too few exchanges can be heard',
+  disagreement: 'the exchanges contradict each other',
+  clock: 'the site\u2019s clock was set back',
+  settling: 'prices are back and have to prove stable first',
+  manual: 'the operators have stopped it',
   maintenance: 'maintenance',
   restart: 'the service is restarting',
 };
@@ -27,6 +33,7 @@ export class Market {
   /** @type {'connecting' | 'live' | 'reconnecting'} */ #link = 'connecting';
   #state = 'suspended';
   #reason = '';
+  /** When it may open again: performance.now(). @type {number | null} */ #opens = null;
   #lastPrice = -Infinity;
 
   /** @param {'live' | 'reconnecting'} link */
@@ -34,10 +41,11 @@ export class Market {
     if (link === 'live' || this.#link === 'live') this.#link = link;
   }
 
-  /** @param {string} state @param {string} [reason] */
-  setState(state, reason = '') {
+  /** @param {import('./messages.js').MarketSays} says @param {number} received performance.now() */
+  setState({ state, reason, retry_in_ms: wait }, received) {
     this.#state = state;
     this.#reason = reason;
+    this.#opens = wait === null ? null : received + wait;
   }
 
   /** @param {number} received performance.now() */
@@ -65,11 +73,25 @@ export class Market {
     if (state === 'connecting') return 'Connecting to the market.';
     if (state === 'reconnecting') return 'Connection lost, reconnecting. Taps are off.';
     if (state === 'suspended') {
-      const reason = REASON_WORDS[this.#reason] ?? this.#reason.replaceAll('_', ' ');
-      return `Betting is suspended${reason ? `: ${reason}` : ''}. Taps are off.`;
+      return `Betting is suspended${this.#because}. Taps are off.`;
     }
     if (!hasPrice) return 'Waiting for the first price.';
     if (!hasCells) return 'No cells are offered right now.';
-    return state === 'delayed' ? 'The price is delayed.' : '';
+    return state === 'delayed' ? `The price is delayed${this.#because}.` : '';
+  }
+
+  /**
+   * How long a suspension is going to last, in words; '' when nobody knows. Apart from the notice,
+   * which is read aloud whenever it changes.
+   * @param {PageState} state @param {number} now performance.now()
+   */
+  wait(state, now) {
+    if (state !== 'suspended' || this.#opens === null || this.#opens <= now) return '';
+    return `It may go on in ${Math.ceil((this.#opens - now) / 1_000)} s.`;
+  }
+
+  get #because() {
+    const reason = REASON_WORDS[this.#reason] ?? this.#reason.replaceAll('_', ' ');
+    return reason ? `: ${reason}` : '';
   }
 }

@@ -6,10 +6,16 @@ import { objection } from './sign_in_text.js';
  * kept in memory only; after a reload the site's cookie says who this is, where it was stored.
  *
  * @typedef {import('./wallet.js').Wallet} Wallet
- * @typedef {{address: string, balance: number | null}} Account balance in cents, null: not known yet
+ * @typedef {{address: string, userId: string, balance: number | null}} Account
+ *   balance in cents, null: not known yet
  * @typedef {{headers: Record<string, string>}} Pass what a request of this session carries
  * @typedef {'asking' | 'out' | 'arriving' | 'in' | 'leaving' | 'impossible'} SessionState
  */
+
+/** Two answers that come this close may have overtaken each other on their ways. */
+const OVERTAKING_MS = 10_000;
+/** Then the balance is read after a pause in what arrives. */
+const READ_AFTER_MS = 1_000;
 
 /** @type {Pass} */
 const COOKIE = { headers: {} };
@@ -26,6 +32,9 @@ export class Session {
   #leaving = false;
   /** When the bet was placed whose balance is shown, Unix ms. */ #balanceAsOf = -Infinity;
   #balancesTaken = 0;
+  /** When a bet's answer and the stream last told a balance: performance.now(). */
+  #told = { answer: -Infinity, stream: -Infinity };
+  /** @type {number | undefined} */ #readTimer;
 
   /**
    * @param {Promise<Wallet>} wallet
@@ -57,6 +66,19 @@ export class Session {
   /** Why there is no signing in here, null when there is. */
   get walletProblem() {
     return this.#walletProblem;
+  }
+
+  /** What the stream is told, null when only the cookie knows. @returns {string | null} */
+  get token() {
+    return this.#pass?.headers.Authorization?.replace('Bearer ', '') ?? null;
+  }
+
+  /** Reads something of the account as it is now; null when signed out. @param {string} path */
+  async read(path) {
+    const pass = this.#pass;
+    if (pass === null) return null;
+    const reply = await ask('GET', path, pass);
+    return this.#pass === pass && reply?.status === 200 ? reply.body : null;
   }
 
   /** Finds out whether the cookie still holds a session. */
@@ -107,10 +129,9 @@ export class Session {
 
   /** Reads the balance anew, if the site tells it now. */
   async refresh() {
-    if (this.#pass === null) return;
-    const [pass, taken] = [this.#pass, this.#balancesTaken];
-    const account = accountIn(await ask('GET', '/api/me', pass));
-    if (account === null || this.#pass !== pass) return;
+    const taken = this.#balancesTaken;
+    const account = accountIn(await this.read('/api/me'));
+    if (account === null) return;
     // A bet that was answered meanwhile may be missing in what was read before it.
     if (this.#balancesTaken !== taken) account.balance = this.#account?.balance ?? null;
     this.#account = account;
@@ -118,8 +139,8 @@ export class Session {
   }
 
   /**
-   * Takes the balance that came with an accepted bet, unless it is older than the one shown:
-   * answers overtake each other, and a retry is told the balance of its first time.
+   * Takes the balance that came with an accepted bet, unless it is older than the one of another
+   * bet: answers overtake each other, and a retry is told the balance of its first time.
    * @param {unknown} balance cents @param {unknown} placedAt RFC 3339
    */
   takeBalance(balance, placedAt) {
@@ -128,13 +149,35 @@ export class Session {
     const known = this.#account.balance ?? Infinity;
     if (at < this.#balanceAsOf || (at === this.#balanceAsOf && /** @type {number} */ (balance) > known)) return;
     this.#balanceAsOf = at;
+    this.#take(/** @type {number} */ (balance), 'answer', 'stream');
+  }
+
+  /** Takes the balance that the stream told after a result. @param {number} balance cents */
+  hearBalance(balance) {
+    if (this.#account !== null) this.#take(balance, 'stream', 'answer');
+  }
+
+  /** Reads the balance when what arrives has paused, so that the last word is the books'. */
+  refreshSoon() {
+    clearTimeout(this.#readTimer);
+    this.#readTimer = setTimeout(() => this.refresh(), READ_AFTER_MS);
+  }
+
+  /**
+   * A bet's answer and the stream have no order between them: who came last may be the older.
+   * @param {number} balance @param {'answer' | 'stream'} from @param {'answer' | 'stream'} other
+   */
+  #take(balance, from, other) {
+    this.#told[from] = performance.now();
+    if (this.#told[from] - this.#told[other] < OVERTAKING_MS) this.refreshSoon();
     this.#balancesTaken += 1;
-    this.#account.balance = /** @type {number} */ (balance);
+    /** @type {Account} */ (this.#account).balance = balance;
     this.#onChange();
   }
 
   async #restore() {
-    const account = accountIn(await untilAnswered(() => ask('GET', '/api/me')));
+    const reply = await untilAnswered(() => ask('GET', '/api/me'));
+    const account = reply?.status === 200 ? accountIn(reply.body) : null;
     if (account === null) return;
     this.#pass = COOKIE;
     this.#account = account;
@@ -155,7 +198,7 @@ export class Session {
     const token = reply?.body?.token;
     if (reply?.status !== 200 || typeof token !== 'string') throw problemOf(reply);
     this.#pass = { headers: { Authorization: `Bearer ${token}` } };
-    this.#account ??= { address: wallet.address, balance: null };
+    this.#account ??= { address: wallet.address, userId: String(reply.body.user_id), balance: null };
     // Whoever waits for the pass does not wait for the balance.
     this.refresh();
   }
@@ -178,10 +221,10 @@ export class Session {
   }
 }
 
-/** @param {import('./api.js').Reply | null} reply @returns {Account | null} */
-function accountIn(reply) {
-  const { address, balance } = reply?.body ?? {};
-  return reply?.status === 200 && typeof address === 'string' && Number.isSafeInteger(balance)
-    ? { address, balance }
+/** @param {any} body of GET /api/me @returns {Account | null} */
+function accountIn(body) {
+  const { address, user_id: userId, balance } = body ?? {};
+  return typeof address === 'string' && Number.isSafeInteger(balance)
+    ? { address, userId: String(userId), balance }
     : null;
 }

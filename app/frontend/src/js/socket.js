@@ -5,6 +5,8 @@ import { parseMessage } from './messages.js';
 
 const RECONNECT = { first: 500, limit: 15_000 };
 const SERVICE_RESTART = 1012;
+/** Of these a wait is one before reconnecting; of others it is the market's, not ours. */
+const CONNECTION_ENDS = new Set(['restart', 'maintenance']);
 const RESTART_WAIT_MS = 1_000;
 /** A connection that held this long starts the backoff anew when it is lost. */
 const STAYED_MS = 5_000;
@@ -73,7 +75,9 @@ export class LiveSocket {
     this.#lastMessage = received;
     const message = parseMessage(data);
     if (message === null) return;
-    if (message.type === 'status') this.#retryInMs = message.retry_in_ms;
+    if (message.type === 'status') {
+      this.#retryInMs = CONNECTION_ENDS.has(message.reason) ? message.retry_in_ms : null;
+    }
     if (message.type === 'hello') {
       this.#greetedAt = received;
       this.#retryInMs = null;
@@ -101,7 +105,12 @@ export class LiveSocket {
   #ping(now) {
     if (this.#socket?.readyState !== WebSocket.OPEN) return;
     this.#lastPing = now;
-    this.#socket.send('{"type":"ping"}');
+    this.send({ type: 'ping' });
+  }
+
+  /** Says it if there is a connection at this moment. @param {{type: string}} message */
+  send(message) {
+    if (this.#socket?.readyState === WebSocket.OPEN) this.#socket.send(JSON.stringify(message));
   }
 
   /** When the last ping left, for the clock: performance.now(). */
