@@ -83,6 +83,12 @@ bench: .venv/.locked ## Benchmarks, as ratios to a baseline taken in the same ru
 	@scripts/prerequisites.sh redis
 	@PYTHONPATH=app/src:tests $(PYTHON) -m bench
 
+.PHONY: fairness
+fairness: .venv/.locked ## Whether the rates are fair, on FILES="a.csv b.csv" too: words and pictures
+	@[ -n "$(strip $(FILES))" ] || { echo 'fairness: name recordings (CSV, ts_ms and price): make fairness FILES="a.csv b.csv"' >&2; exit 2; }
+	@for file in $(FILES); do [ -r "$$file" ] || { echo "fairness: cannot read $$file" >&2; exit 2; }; done
+	@PYTHONPATH=app/src:tests $(PYTHON) -m fairness $(FILES)
+
 .PHONY: format
 format: .venv/.locked ## Format the Python sources
 	@ruff format --quiet .

@@ -36,7 +36,13 @@ ENTRY_POINTS = {
     "api": "tap_trading.services.api",
     "ws": "tap_trading.services.ws",
     "price": "tap_trading.services.price",
+    "resolver": "tap_trading.services.resolver",
     "tap": "tap_trading.cli.main",
+}
+#: The migrations of each database, and where they lie in a release.
+SCHEMAS = {
+    "schema": "app/src/tap_trading/ledger/schema",
+    "schema/prices": "app/src/tap_trading/market/schema",
 }
 #: A constant, so that builds of a commit are the same wherever they are made.
 BUILT_BY = "tap-trading-build"
@@ -177,7 +183,8 @@ def _fill(stage: Path, state: GitState) -> None:
         launcher.write_text(LAUNCHER.format(module=module))
         launcher.chmod(0o755)
     build_frontend.build(stage / "frontend" / "dist")
-    shutil.copytree(ROOT / "app/src/tap_trading/ledger/schema", stage / "schema")
+    for place, source in SCHEMAS.items():
+        shutil.copytree(ROOT / source, stage / place)
     artifacts = {name: stage / name for name in ENTRY_POINTS} | {"wheel": own}
     manifest = {
         "version": state.version,

@@ -1,11 +1,11 @@
 #!/usr/bin/env python3
 """Runs the site on this host, without a VM: `make dev`.
 
-A scratch Redis and database in a folder of their own, the three services on free ports, and
+Scratch databases and a Redis in a folder of their own, the services on free ports, and
 in front of them one origin for the page, /api/ and /ws (dev_front.py). Ctrl-C ends everything.
 
 Every setting of the services (docs/settings.md) is taken from the environment, but for
-where they listen, the database and Redis.
+where they listen, the databases and Redis.
 """
 
 import argparse
@@ -33,9 +33,12 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "app" / "src"))
 from tap_trading.base import config
 
 ROOT = Path(__file__).resolve().parents[1]
-SERVICES = ("api", "ws", "price")
+SERVICES = ("api", "ws", "price", "resolver")
 #: What decides the places of the scratch site, whatever the environment says.
-OWN_SETTINGS = ("DB_PATH", "REDIS_ADDR", *(f"TAP_{name.upper()}_LISTEN" for name in SERVICES))
+OWN_SETTINGS = (
+    *("DB_PATH", "PRICES_DB_PATH", "REDIS_ADDR"),
+    *(f"TAP_{name.upper()}_LISTEN" for name in SERVICES),
+)
 #: Variables of scripts/vm.sh; every other unknown TAP_… is a mistake worth a sentence.
 VM_PREFIX = "TAP_VM_"
 
@@ -223,6 +226,7 @@ def _environment(folder: Path, site: str, ports: Mapping[str, int]) -> dict[str,
         **given_settings(os.environ),
         **{f"TAP_{name.upper()}_LISTEN": f"127.0.0.1:{port}" for name, port in ports.items()},
         "DB_PATH": str(folder / "bets.db"),
+        "PRICES_DB_PATH": str(folder / "prices.db"),
         "REDIS_ADDR": f"unix:{folder / 'redis.sock'}",
         "PYTHONPATH": str(ROOT / "app" / "src"),
         "PYTHONUNBUFFERED": "1",
@@ -284,7 +288,7 @@ async def run(port: int, folder: Path) -> None:
             "tap", *python, "tap_trading.cli.main", "migrate", environment=environment
         )
         if await children.finished("tap") != 0:
-            raise DevError("the database could not be migrated; the reason is above")
+            raise DevError("the databases could not be migrated; the reason is above")
         for name in SERVICES:
             await children.start(
                 name, *python, f"tap_trading.services.{name}", environment=environment
@@ -295,7 +299,7 @@ async def run(port: int, folder: Path) -> None:
         except TimeoutError:
             raise DevError(f"the services are not healthy after {START_S:g} s") from None
         say("dev", f"the site runs at http://{site}/")
-        say("dev", f"its database and Redis's log lie in {folder}; Ctrl-C ends it")
+        say("dev", f"its databases and Redis's log lie in {folder}; Ctrl-C ends it")
         await _while_all_run(children, None)
 
 
@@ -326,7 +330,7 @@ def main() -> None:
         "--folder",
         type=Path,
         default=ROOT / ".dev",
-        help="of the scratch database and Redis; default: .dev in the repository",
+        help="of the scratch databases and Redis; default: .dev in the repository",
     )
     args = parser.parse_args()
     try:

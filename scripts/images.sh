@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Builds one container image per service from dist/latest.tar.gz and prints their names.
 #
-#   scripts/images.sh                 api, ws, price and tap
+#   scripts/images.sh                 api, ws, price, resolver and tap
 #   scripts/images.sh api tap         only these
 #
 # BASE is the image to build on; unless given it is the bare machine's own
@@ -22,10 +22,11 @@ as_root=()
 [ "$(id -u)" -eq 0 ] || as_root=(sudo --preserve-env=CONTAINERS_CONF)
 podman() { "${as_root[@]}" "$(type -P podman)" "$@"; }
 
+readonly known=(api ws price resolver tap)
 services=("$@")
-[ "$#" -gt 0 ] || services=(api ws price tap)
+[ "$#" -gt 0 ] || services=("${known[@]}")
 for service in "${services[@]}"; do
-  [[ " api ws price tap " == *" $service "* ]] || die "there is no service $service; choose from: api ws price tap"
+  [[ " ${known[*]} " == *" $service "* ]] || die "there is no service $service; choose from: ${known[*]}"
 done
 [ -f "$ARTIFACT" ] || die "there is no $ARTIFACT; build it with: make build"
 type -P podman >/dev/null || die "podman is missing; install it: apt-get install podman"

@@ -30,8 +30,8 @@ WRITTEN = (
 SETTINGS_HEAD = """\
 # Settings of the services
 
-api, ws, price and the ops tool `tap` read these from their environment at start-up. An unknown
-`TAP_…` name or a wrong value stops them with one sentence that names it (exit code 78).
+api, ws, price, resolver and the ops tool `tap` read these from their environment at start-up. An
+unknown `TAP_…` name or a wrong value stops them with one sentence that names it (exit code 78).
 
 On the machine they stand in `/etc/tap-trading/app.env`, which the role `services` writes: set the
 role's variable in an inventory ([variables.md](variables.md)) and run `playbooks/provision.yml`.
@@ -100,12 +100,14 @@ def kind_of(field: FieldInfo) -> str:
 def type_words(annotation: Any, metadata: list[Any]) -> str:
     """A type in words."""
     if get_origin(annotation) is Literal:
-        return ", ".join(code(choice) for choice in get_args(annotation))
+        return ", ".join(code(choice) or "empty" for choice in get_args(annotation))
     if get_origin(annotation) is tuple:
         (inner, *_) = get_args(annotation)
         base, *inside = get_args(inner)
         nested = [item for one in inside for item in getattr(one, "metadata", [one])]
-        words = "web origins" if base is str else f"{type_words(base, [])}s"
+        words = "names" if base is str else f"{type_words(base, [])}s"
+        if inner == config.Origin:
+            words = "web origins"
         return f"{words}, separated by commas{range_words(*limits(nested))}"
     if get_origin(annotation) in (Union, UnionType):
         (inner,) = (one for one in get_args(annotation) if one is not type(None))
@@ -194,7 +196,7 @@ def option_rows(
         if "elements" in option:
             kind = f"{kind} of {option['elements']}"
         if "choices" in option:
-            kind += ": " + ", ".join(code(choice) for choice in option["choices"])
+            kind += ": " + ", ".join(code(choice) or "empty" for choice in option["choices"])
         default = code(value_words(option["default"])) if "default" in option else "(none)"
         if option.get("required"):
             default = "(required)"

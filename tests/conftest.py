@@ -10,11 +10,13 @@ from pathlib import Path
 
 import pytest
 
+from market_days import BEGIN, Tape, Traders
 from tap_trading.base.config import Address
 from tap_trading.base.db import open_reader
 from tap_trading.base.redis import Redis, connect
 from tap_trading.ledger import migrations
 from tap_trading.ledger.audit import audit
+from tap_trading.market import price_store
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -27,6 +29,8 @@ DAMAGED_BOOKS = frozenset(
         "test_queries.py",
         "test_a_broken_database_is_not_backed_up",
         "test_the_ledger_comes_in_pages_too",
+        "test_a_settled_bet_shows_rate_payout_and_times",
+        "test_a_status_selects",
     }
 )
 
@@ -116,9 +120,37 @@ def database(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Path]:
 
 
 @pytest.fixture
-def environment(redis_server: RedisServer, database: Path) -> dict[str, str]:
-    """Settings of services that use this test's Redis and database."""
-    return {"REDIS_ADDR": f"unix:{redis_server.path}", "DB_PATH": str(database)}
+def prices(tmp_path: Path) -> Path:
+    """A migrated price database without a bar."""
+    path = tmp_path / "prices.db"
+    price_store.migrate(path)
+    return path
+
+
+@pytest.fixture
+def tape(prices: Path) -> Iterator[Tape]:
+    """Writes the bars of a test's market."""
+    tape = Tape(prices, BEGIN)
+    yield tape
+    tape.close()
+
+
+@pytest.fixture
+def traders(database: Path) -> Iterator[Traders]:
+    """Users with money who bet straight into the books."""
+    traders = Traders(database)
+    yield traders
+    traders.close()
+
+
+@pytest.fixture
+def environment(redis_server: RedisServer, database: Path, prices: Path) -> dict[str, str]:
+    """Settings of services that use this test's Redis and databases."""
+    return {
+        "REDIS_ADDR": f"unix:{redis_server.path}",
+        "DB_PATH": str(database),
+        "PRICES_DB_PATH": str(prices),
+    }
 
 
 @pytest.fixture

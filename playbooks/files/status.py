@@ -8,7 +8,7 @@ import subprocess
 import time
 from pathlib import Path
 
-SERVICES = {"api": 8080, "ws": 8081, "price": 8090}
+SERVICES = {"api": 8080, "ws": 8081, "price": 8090, "resolver": 8091}
 BACKUPS = Path("/data/backups")
 BACKUP_DUE_S = 2 * 3600
 DISK_FULL_PERCENT = 85

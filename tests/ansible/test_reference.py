@@ -14,8 +14,8 @@ from templates.render import render
 
 #: Settings that the machine fixes: paths, sockets and ports of the layout.
 FIXED = {
-    *("DB_PATH", "REDIS_ADDR", "TAP_METRICS_DIR"),
-    *("TAP_API_LISTEN", "TAP_WS_LISTEN", "TAP_PRICE_LISTEN"),
+    *("DB_PATH", "PRICES_DB_PATH", "REDIS_ADDR", "TAP_METRICS_DIR"),
+    *("TAP_API_LISTEN", "TAP_WS_LISTEN", "TAP_PRICE_LISTEN", "TAP_RESOLVER_LISTEN"),
 }
 #: Settings whose default depends on the machine.
 OF_THE_MACHINE = {"TAP_SITE_DOMAIN", "TAP_SITE_URI"}
@@ -51,6 +51,9 @@ def test_every_setting_and_its_default_is_in_words() -> None:
         assert field.description.endswith("."), field.alias
     assert "| `HOST:PORT` or `unix:/path` | `localhost:6379` |" in reference.settings_page()
     assert "| number, from 0 to 30 | `10.0` |" in reference.settings_page()
+    assert "| web origins, separated by commas | (empty) |" in reference.settings_page()
+    assert "| names, separated by commas | `coinbase," in reference.settings_page()
+    assert "| empty, `binance` | `binance` |" in reference.settings_page()
 
 
 def test_every_role_and_variable_is_documented() -> None:
@@ -81,10 +84,12 @@ def test_the_rendered_settings_load_and_are_the_defaults() -> None:
             assert getattr(rendered, name) == getattr(defaults, name), field.alias
     assert rendered.redis_addr == Address(path="/run/redis/redis-server.sock")
     assert rendered.db_path == Path("/data/bets.db")
+    assert rendered.prices_db_path == Path("/data/prices.db")
     assert rendered.metrics_dir == Path("/data/metrics")
     assert rendered.api_listen == Address("127.0.0.1", 8080)
     assert rendered.ws_listen == Address("127.0.0.1", 8081)
     assert rendered.price_listen == Address("127.0.0.1", 8090)
+    assert rendered.resolver_listen == Address("127.0.0.1", 8091)
 
 
 def test_overrides_reach_the_services() -> None:
@@ -92,6 +97,7 @@ def test_overrides_reach_the_services() -> None:
         environment(
             services_log_level="debug",
             services_redis_wait_s=3,
+            services_speed_bump_ms=250,
             services_allowed_origins=["https://a.example", "http://b.example:8080"],
             services_site_domain="tap.example:8443",
             services_site_uri="https://tap.example:8443/play",
@@ -100,12 +106,23 @@ def test_overrides_reach_the_services() -> None:
             services_max_open_stake=21,
             services_max_cell_stake=22,
             services_max_column_stake=23,
+            services_max_open_liability=31,
+            services_max_cell_liability=32,
+            services_max_column_liability=33,
             services_practice_credit=0,
             services_wallet_rate=24,
             services_grid_width_s=10,
             services_grid_columns=6,
             services_grid_rows=4,
             services_price_source="replay",
+            services_venues=["gemini", "kraken"],
+            services_quorum=1,
+            services_cross_check="",
+            services_coinbase_url="wss://a.example/coinbase",
+            services_kraken_url="wss://a.example/v2?it's",
+            services_bitstamp_url="ws://127.0.0.1:9/bitstamp",
+            services_gemini_url="ws://127.0.0.1:9/gemini",
+            services_binance_url="ws://127.0.0.1:9/binance",
             services_mock_seed=3,
             services_mock_start=500,
             services_replay_file="/home/op/recordings/two days.csv",
@@ -115,6 +132,7 @@ def test_overrides_reach_the_services() -> None:
     assert settings.model_dump(by_alias=True, exclude=_fields(FIXED)) == {
         "LOG_LEVEL": "debug",
         "TAP_REDIS_WAIT_S": 3.0,
+        "TAP_SPEED_BUMP_MS": 250,
         "TAP_ALLOWED_ORIGINS": ("https://a.example", "http://b.example:8080"),
         "TAP_SITE_DOMAIN": "tap.example:8443",
         "TAP_SITE_URI": "https://tap.example:8443/play",
@@ -123,12 +141,23 @@ def test_overrides_reach_the_services() -> None:
         "TAP_MAX_OPEN_STAKE": 21,
         "TAP_MAX_CELL_STAKE": 22,
         "TAP_MAX_COLUMN_STAKE": 23,
+        "TAP_MAX_OPEN_LIABILITY": 31,
+        "TAP_MAX_CELL_LIABILITY": 32,
+        "TAP_MAX_COLUMN_LIABILITY": 33,
         "TAP_PRACTICE_CREDIT": 0,
         "TAP_WALLET_RATE": 24,
         "TAP_GRID_WIDTH_S": 10,
         "TAP_GRID_COLUMNS": 6,
         "TAP_GRID_ROWS": 4,
         "TAP_PRICE_SOURCE": "replay",
+        "TAP_VENUES": ("gemini", "kraken"),
+        "TAP_QUORUM": 1,
+        "TAP_CROSS_CHECK": "",
+        "TAP_COINBASE_URL": "wss://a.example/coinbase",
+        "TAP_KRAKEN_URL": "wss://a.example/v2?it's",
+        "TAP_BITSTAMP_URL": "ws://127.0.0.1:9/bitstamp",
+        "TAP_GEMINI_URL": "ws://127.0.0.1:9/gemini",
+        "TAP_BINANCE_URL": "ws://127.0.0.1:9/binance",
         "TAP_MOCK_SEED": 3,
         "TAP_MOCK_START": 500,
         "TAP_REPLAY_FILE": settings.replay_file,

@@ -1,9 +1,11 @@
-"""`make bench`: what a bet and a price cost, beside the least that they could cost."""
+"""`make bench`: what a bet, a price, a feed and a result cost, beside the least they could cost."""
 
 import asyncio
 
 from bench.bets import bets
 from bench.fan_out import fan_out
+from bench.feeds import feeds
+from bench.settlement import settlement
 
 
 async def main() -> None:
@@ -12,6 +14,8 @@ async def main() -> None:
     """
     await bets()
     await fan_out()
+    await feeds()
+    await settlement()
 
 
 if __name__ == "__main__":

@@ -16,17 +16,17 @@ from statistics import median
 import orjson
 import uvloop
 
+import live_market
 from bench.load import Result, closed_loop, cpu_seconds, open_loop, percentile
 from bench.site import (
-    PRICE,
     audited,
     free_port,
-    keep_price,
     process,
     scratch_site,
     sign_in,
     wait_for,
 )
+from live_market import keep_market
 from tap_trading.base.clock import system_clock
 from tap_trading.game import grid
 
@@ -43,7 +43,7 @@ CORE = "0"
 
 def bet_requests(tokens: list[str]) -> Iterator[bytes]:
     """Bets of these wallets in turn, on cells that are all offered, no end."""
-    offered = [cell.cell_id for cell in grid.cells(GEOMETRY, system_clock() + 120_000, PRICE)]
+    offered = [cell.cell_id for cell in live_market.cells(GEOMETRY, system_clock() + 120_000)]
     for number, token in zip(count(), cycle(tokens)):
         body = orjson.dumps({"cell_id": offered[number // len(tokens)], "amount": 100})
         yield (
@@ -68,8 +68,6 @@ async def api() -> AsyncIterator[tuple[int, int, list[str], Path]]:
         settings |= {
             "TAP_API_LISTEN": f"127.0.0.1:{port}",
             "TAP_GRID_WIDTH_S": str(GEOMETRY.width_s),
-            "TAP_GRID_COLUMNS": str(GEOMETRY.columns),
-            "TAP_GRID_ROWS": str(GEOMETRY.rows),
             "TAP_WALLET_RATE": "1000000",
             "TAP_MAX_OPEN_STAKE": str(BALANCE),
             "TAP_MAX_COLUMN_STAKE": str(10**12),
@@ -80,7 +78,7 @@ async def api() -> AsyncIterator[tuple[int, int, list[str], Path]]:
         command = (sys.executable, "-m", "tap_trading.services.api")
         with process(*command, core=0, **settings) as server:
             await wait_for(port)
-            ticking = asyncio.create_task(keep_price(redis))
+            ticking = asyncio.create_task(keep_market(redis, GEOMETRY, offers_every_s=2.0))
             await asyncio.sleep(1)
             yield port, server.pid, tokens, database
             ticking.cancel()

@@ -9,7 +9,8 @@ import aiohttp
 import orjson
 
 from bench.load import cpu_seconds
-from bench.site import PRICE, free_port, process, scratch_site, wait_for
+from bench.site import free_port, process, scratch_site, wait_for
+from live_market import PRICE
 from tap_trading.base.clock import system_clock
 from tap_trading.base.redis import Redis
 from tap_trading.market.point import CHANNEL, PricePoint

@@ -1,5 +1,5 @@
 """What the benchmarks of this host run against: processes, a Redis and a database of their
-own, a price that stays where it is, and wallets that are signed in already.
+own, and wallets that are signed in already.
 """
 
 import asyncio
@@ -19,9 +19,7 @@ from tap_trading.base.config import Address
 from tap_trading.base.db import WriterLock, open_reader, open_writer
 from tap_trading.base.redis import Redis, connect
 from tap_trading.ledger import accounts, audit, migrations
-from tap_trading.market.point import CHANNEL, PricePoint
-
-PRICE = 6_180_050
+from tap_trading.market import price_store
 
 
 def free_port() -> int:
@@ -59,16 +57,6 @@ async def wait_for(port: int) -> None:
                 return
 
 
-async def keep_price(redis: Redis) -> None:
-    """A live price that stays where it is."""
-    seq = 0
-    while True:
-        seq += 1
-        now = system_clock()
-        await redis.publish(CHANNEL, PricePoint(now - now % 100, seq, PRICE).encode())
-        await asyncio.sleep(0.5)
-
-
 @asynccontextmanager
 async def scratch_site() -> AsyncIterator[tuple[dict[str, str], Redis]]:
     """A Redis and a database of the benchmark's own."""
@@ -78,14 +66,18 @@ async def scratch_site() -> AsyncIterator[tuple[dict[str, str], Redis]]:
     with tempfile.TemporaryDirectory() as folder:
         path = f"{folder}/redis.sock"
         migrations.migrate(Path(folder, "bets.db"))
+        price_store.migrate(Path(folder, "prices.db"))
         with process(program, "--port", "0", "--unixsocket", path, "--save", "", "--dir", folder):
             while not Path(path).exists():
                 await asyncio.sleep(0.02)
             redis = connect(Address(path=path))
-            yield (
-                {"REDIS_ADDR": path, "DB_PATH": f"{folder}/bets.db", "LOG_LEVEL": "warning"},
-                redis,
-            )
+            settings = {
+                "REDIS_ADDR": path,
+                "DB_PATH": f"{folder}/bets.db",
+                "PRICES_DB_PATH": f"{folder}/prices.db",
+                "LOG_LEVEL": "warning",
+            }
+            yield settings, redis
             await redis.aclose()
 
 

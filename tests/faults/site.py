@@ -3,7 +3,6 @@ who are signed in already.
 """
 
 import asyncio
-import contextlib
 import socket
 import subprocess
 from collections.abc import AsyncIterator
@@ -13,17 +12,17 @@ from pathlib import Path
 
 from tests.conftest import process_environment, python
 
+import live_market
+from live_market import keep_market
 from tap_trading.auth.sessions import Sessions
 from tap_trading.base import background
 from tap_trading.base.clock import system_clock
 from tap_trading.base.db import WriterLock, open_reader, open_writer
-from tap_trading.base.redis import Redis, RedisError
+from tap_trading.base.redis import Redis
 from tap_trading.game import grid
 from tap_trading.ledger import accounts
 from tap_trading.ledger.audit import audit
-from tap_trading.market.point import CHANNEL, PricePoint
 
-PRICE = 8_421_550  # cents
 STAKES = (100, 500, 1000)
 #: Columns that stay placeable for hours, and a cell for each of a user's bets.
 GEOMETRY = grid.Geometry(width_s=3600, columns=100, rows=200)
@@ -49,8 +48,6 @@ class Api:
         self._settings = environment | {
             "TAP_API_LISTEN": "127.0.0.1:1",  # not used: the socket is inherited
             "TAP_GRID_WIDTH_S": str(GEOMETRY.width_s),
-            "TAP_GRID_COLUMNS": str(GEOMETRY.columns),
-            "TAP_GRID_ROWS": str(GEOMETRY.rows),
             "TAP_STAKES": ",".join(map(str, STAKES)),
             "TAP_WALLET_RATE": "1000000",
             "TAP_MAX_OPEN_STAKE": str(10**12),
@@ -134,25 +131,14 @@ async def sign_in(database: Path, redis: Redis, balances: list[int]) -> list[Use
 @asynccontextmanager
 async def live_price(redis: Redis) -> AsyncIterator[None]:
     """Inside the block a price is published, also to services that start meanwhile."""
-    ticking = asyncio.create_task(_keep_price(redis))
+    ticking = asyncio.create_task(keep_market(redis, GEOMETRY, offers_every_s=0.5))
     yield
     await background.end(ticking)
 
 
-async def _keep_price(redis: Redis) -> None:
-    seq = 0
-    while True:
-        seq += 1
-        now = system_clock()
-        with contextlib.suppress(RedisError, OSError):  # tests take Redis away
-            await redis.publish(CHANNEL, PricePoint(now - now % 100, seq, PRICE).encode())
-        await asyncio.sleep(0.05)
-
-
 def offered_cells() -> list[str]:
     """Cells that can be bet on for the next hours, whenever this hour ends."""
-    cells = list(grid.cells(GEOMETRY, system_clock(), PRICE))
-    return [cell.cell_id for cell in cells[3 * GEOMETRY.rows :]]
+    return [cell.cell_id for cell in live_market.cells(GEOMETRY)[3 * GEOMETRY.rows :]]
 
 
 def audited(database: Path) -> tuple[str, ...]:

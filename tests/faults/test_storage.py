@@ -24,8 +24,9 @@ from tests.faults.load import Site, faults, faults_at_the_end, under_load
 from tests.faults.site import Api, audited
 from tests.integration import signed_in
 from tests.integration.conftest import Serve, problem
-from tests.integration.signed_in import PRICE, Trader, live_price, sign_in
+from tests.integration.signed_in import Trader, live_price, sign_in
 
+import live_market
 from tap_trading.base import db
 from tap_trading.base.clock import system_clock
 from tap_trading.base.db import WriterLock, open_reader, open_writer
@@ -36,7 +37,7 @@ from tap_trading.ledger.batcher import Batcher, StorageUnavailableError
 from tap_trading.services import api
 
 GEOMETRY = grid.Geometry(width_s=60, columns=8, rows=50)
-GRID = {"TAP_GRID_WIDTH_S": "60", "TAP_GRID_ROWS": "50"}
+GRID = {"TAP_GRID_WIDTH_S": "60"}
 CREDIT = 100_000
 
 #: Whoever waits behind a batch that waits: twice the 5 s for a lock, and a bit.
@@ -46,14 +47,13 @@ PATIENCE_S = 12.0
 @pytest.fixture
 async def client(serve: Serve, redis: Redis) -> AsyncIterator[TestClient]:
     """The API with a live price."""
-    async with serve(api.build, **GRID) as client, live_price(client, redis):
+    async with serve(api.build, **GRID) as client, live_price(client, redis, GEOMETRY):
         yield client
 
 
 def cells(now: int | None = None) -> list[str]:
     """Cells that are offered now and stay so for a minute."""
-    offered = grid.cells(GEOMETRY, system_clock() if now is None else now, PRICE)
-    return [cell.cell_id for cell in offered][GEOMETRY.rows :]
+    return [cell.cell_id for cell in live_market.cells(GEOMETRY, now)][GEOMETRY.rows :]
 
 
 async def refused(answer: ClientResponse) -> tuple[int, str]:
@@ -498,7 +498,7 @@ async def test_a_feed_that_died_is_noticed_though_the_clock_was_set_back(
     clock: SetClock, serve: Serve, redis: Redis
 ) -> None:
     async with serve(api.build, **GRID) as client:
-        async with live_price(client, redis):
+        async with live_price(client, redis, GEOMETRY):
             trader = await sign_in(client)
         clock.wrong_ms = -3_600_000
         await asyncio.sleep(0.2)
@@ -512,7 +512,7 @@ async def test_limits_hold_though_the_clock_was_wrong_for_a_while(
 ) -> None:
     async with (
         serve(api.build, **GRID, TAP_MAX_COLUMN_STAKE="1000") as client,
-        live_price(client, redis),
+        live_price(client, redis, GEOMETRY),
     ):
         trader, column = await sign_in(client), cells()[:3]
         await placed(trader, column[0], "key-0")

@@ -10,13 +10,14 @@ from aiohttp import ClientResponse
 from aiohttp.test_utils import TestClient
 from nacl.signing import SigningKey
 
+from live_market import GEOMETRY, PRICE, keep_market
 from tap_trading.auth import base58
 from tap_trading.base import background
 from tap_trading.base.clock import system_clock
 from tap_trading.base.redis import Redis
-from tap_trading.market.point import CHANNEL, PricePoint
+from tap_trading.game.grid import Geometry
 
-PRICE = 8_421_550  # cents
+__all__ = ["PRICE", "Trader", "live_price", "sign_in"]
 
 
 @dataclass
@@ -67,20 +68,15 @@ async def sign_in(client: TestClient) -> Trader:
 
 
 @asynccontextmanager
-async def live_price(client: TestClient, redis: Redis) -> AsyncIterator[None]:
+async def live_price(
+    client: TestClient, redis: Redis, geometry: Geometry = GEOMETRY
+) -> AsyncIterator[None]:
     """The market is open inside the block, at a price that stays where it is."""
-    ticking = asyncio.create_task(_keep_price(redis))
-    async with asyncio.timeout(10):
-        while (await (await client.get("/api/market")).json())["state"] != "open":
-            await asyncio.sleep(0.05)
-    yield
-    await background.end(ticking)
-
-
-async def _keep_price(redis: Redis) -> None:
-    seq = 0
-    while True:
-        seq += 1
-        now = system_clock()
-        await redis.publish(CHANNEL, PricePoint(now - now % 100, seq, PRICE).encode())
-        await asyncio.sleep(0.1)
+    ticking = asyncio.create_task(keep_market(redis, geometry, lambda: system_clock()))  # noqa: PLW0108 - tests set the clock
+    try:
+        async with asyncio.timeout(10):
+            while (await (await client.get("/api/market")).json())["state"] != "open":
+                await asyncio.sleep(0.05)
+        yield
+    finally:
+        await background.end(ticking)

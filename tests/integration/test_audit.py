@@ -87,7 +87,7 @@ def books(database: Path) -> Path:
     assert seen
     for amount, kind in ((1250, "DEPOSIT"), (-50, "ADJUSTMENT"), (-1, "WITHDRAWAL")):
         seen = move(connection, seen, amount, kind)
-    connection.execute("UPDATE bets SET status = 'lost' WHERE id = 'bet_bob0'")
+    connection.execute("UPDATE bets SET status = 'lost', payout_amount = 0 WHERE id = 'bet_bob0'")
     connection.execute(
         "UPDATE users SET open_stake = open_stake - 100 WHERE id = ?", (bob.user_id,)
     )
@@ -322,7 +322,7 @@ def test_a_bet_that_is_gone(damaged: Callable[..., Report], books: Path) -> None
 
 def test_a_bet_that_nobody_paid(damaged: Callable[..., Report], books: Path) -> None:
     ann = user_id(books, "ann")
-    report = damaged("UPDATE bets SET status = 'lost' WHERE id = 'bet_unpaid'")
+    report = damaged("UPDATE bets SET status = 'lost', payout_amount = 0 WHERE id = 'bet_unpaid'")
     assert only(report) == (
         f"bet bet_unpaid of {ann} is lost with a stake of 5000 cents, but its entry moved nothing"
     )
@@ -332,7 +332,9 @@ def test_a_bet_refused_for_lack_of_money_that_was_paid(
     damaged: Callable[..., Report], books: Path
 ) -> None:
     bob = user_id(books, "bob")
-    report = damaged("UPDATE bets SET status = 'insufficient_funds' WHERE id = 'bet_bob0'")
+    report = damaged(
+        "UPDATE bets SET status = 'insufficient_funds', payout_amount = NULL WHERE id = 'bet_bob0'"
+    )
     assert only(report) == (
         f"bet bet_bob0 of {bob} is insufficient_funds with a stake of 100 cents,"
         " but its entry moved -100 cents"
@@ -343,20 +345,71 @@ def test_a_wrong_open_stake(damaged: Callable[..., Report], books: Path) -> None
     ann, bob = user_id(books, "ann"), user_id(books, "bob")
     report = damaged(
         "UPDATE users SET open_stake = 599 WHERE wallet_address = 'ann'",
-        "UPDATE bets SET status = 'void' WHERE id = 'bet_bob1'",
+        "UPDATE users SET open_liability = 7 WHERE wallet_address = 'bob'",
     )
+    sums = "has an open stake of {} and an open liability of {} cents, but its open bets add up to"
     assert set(report.findings) == {
-        f"{ann} has an open stake of 599 cents, but its open bets add up to 600",
-        f"{bob} has an open stake of 500 cents, but its open bets add up to 0",
+        f"{ann} {sums.format(599, 0)} 600 and 0",
+        f"{bob} {sums.format(500, 7)} 500 and 0",
     }
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ("status = 'void'", "void with a stake of 500 cents at no rate and a payout of nothing"),
+        (
+            "status = 'won', reward_rate_bps = 15000, payout_amount = 750",
+            "won with a stake of 500 cents at 15000 basis points and a payout of 750 cents",
+        ),
+        ("status = 'lost'", "lost with a stake of 500 cents at no rate and a payout of nothing"),
+        (
+            "payout_amount = 1",
+            "confirmed with a stake of 500 cents at no rate and a payout of 1 cents",
+        ),
+    ],
+)
+def test_a_result_that_was_not_paid_out(
+    change: str, said: str, damaged: Callable[..., Report], books: Path
+) -> None:
+    bob = user_id(books, "bob")
+    report = damaged(
+        f"UPDATE bets SET {change} WHERE id = 'bet_bob1'",
+        "UPDATE users SET open_stake = CASE (SELECT status FROM bets WHERE id = 'bet_bob1')"
+        " WHEN 'confirmed' THEN 500 ELSE 0 END WHERE wallet_address = 'bob'",
+    )
+    assert only(report) == (
+        f"bet bet_bob1 of {bob} is {said}, but it was paid nothing and given back nothing"
+    )
+
+
+@pytest.mark.parametrize("kind", ["PAYOUT", "REFUND"])
+def test_money_for_a_bet_that_was_lost(
+    kind: str, damaged: Callable[..., Report], books: Path
+) -> None:
+    bob = user_id(books, "bob")
+    report = damaged(
+        f"INSERT INTO transaction_ledger VALUES ('y', '{bob}', 5, 99405, '{kind}', 'bet_bob0',"
+        " NULL, 1)",
+        "INSERT INTO transaction_ledger"
+        f" VALUES ('x', 'house', -5, -200004, '{kind}', 'batch_x', NULL, 1)",
+        f"UPDATE users SET balance = 99405 WHERE id = '{bob}'",
+        "UPDATE users SET balance = -200004 WHERE id = 'house'",
+    )
+    paid = ("5 cents", "nothing") if kind == "PAYOUT" else ("nothing", "5 cents")
+    assert only(report) == (
+        f"bet bet_bob0 of {bob} is lost with a stake of 100 cents at no rate and a payout of"
+        f" 0 cents, but it was paid {paid[0]} and given back {paid[1]}"
+    )
 
 
 def test_a_debt(damaged: Callable[..., Report], books: Path) -> None:
     ann = user_id(books, "ann")
     report = damaged(
         "INSERT INTO transaction_ledger VALUES"
-        f" ('y', '{ann}', -200000, -99401, 'PAYOUT', 'x', NULL, 1)",
-        "INSERT INTO transaction_ledger VALUES ('x', 'house', 200000, 1, 'PAYOUT', 'x', NULL, 1)",
+        f" ('y', '{ann}', -200000, -99401, 'WITHDRAWAL', 'x', NULL, 1)",
+        "INSERT INTO transaction_ledger"
+        " VALUES ('x', 'house', 200000, 1, 'WITHDRAWAL', 'x', NULL, 1)",
         f"UPDATE users SET balance = -99401 WHERE id = '{ann}'",
         "UPDATE users SET balance = 1 WHERE id = 'house'",
     )
@@ -390,6 +443,7 @@ def test_a_long_list_is_cut_but_counted(books: Path) -> None:
     connection = open_writer(books)
     for number in range(LISTED + 5):
         write_bet(connection, user_id(books, "ann"), f"bet_x{number}", 1, "lost")
+    connection.execute("UPDATE bets SET payout_amount = 0 WHERE status = 'lost'")
     connection.close()
     report = audit_of(books)
     assert (len(report.findings), report.found) == (LISTED, LISTED + 5)
@@ -401,7 +455,7 @@ def test_a_long_list_is_cut_but_counted(books: Path) -> None:
 def test_a_database_that_knows_no_money_is_said_so(tmp_path: Path) -> None:
     path = tmp_path / "old.db"
     migrations.migrate(path, migrations.available()[:1])
-    with pytest.raises(DatabaseError, match="has schema 1, the audit needs 2; run: tap migrate"):
+    with pytest.raises(DatabaseError, match="has schema 1, the audit needs 3; run: tap migrate"):
         audit_of(path)
     other = tmp_path / "other.db"
     apsw.Connection(str(other)).execute("CREATE TABLE t (x)").close()
@@ -549,7 +603,7 @@ def test_tap_audit_lists_what_is_wrong(
     done = tap(books, "audit", "--metrics", str(file))
     assert (done.returncode, done.stderr) == (1, "")
     first, second, last = done.stdout.splitlines()
-    assert "has an open stake of 601 cents, but its open bets add up to 600" in first + second
+    assert "has an open stake of 601 and an open liability of 0 cents" in first + second
     assert last.startswith(f"{books} is NOT clean (findings: 2): 2 users, 18 entries")
     assert metrics(file)["tap_audit_clean"] == 0
     assert metrics(file)["tap_audit_findings"] == 2

@@ -28,7 +28,7 @@ async def batcher(database: Path) -> AsyncIterator[Jobs]:
 
 def add_user(name: str) -> object:
     def work(connection: apsw.Connection) -> str:
-        connection.execute("INSERT INTO users VALUES (?, ?, 0, 1, 0, 0, 0)", (name, name))
+        connection.execute("INSERT INTO users VALUES (?, ?, 0, 1, 0, 0, 0, 0)", (name, name))
         return name
 
     return work
@@ -56,7 +56,7 @@ async def test_many_jobs_share_a_batch_and_each_gets_its_own_answer(
 
 async def test_a_job_that_fails_takes_nobody_along(batcher: Jobs, database: Path) -> None:
     def half_done(connection: apsw.Connection) -> None:
-        connection.execute("INSERT INTO users VALUES ('ghost', 'ghost', 0, 1, 0, 0, 0)")
+        connection.execute("INSERT INTO users VALUES ('ghost', 'ghost', 0, 1, 0, 0, 0, 0)")
         raise ValueError("changed my mind")
 
     jobs = [batcher.run(add_user("ada")), batcher.run(half_done), batcher.run(add_user("bob"))]

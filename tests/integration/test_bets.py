@@ -15,16 +15,15 @@ from aiohttp import ClientResponse
 from aiohttp.test_utils import TestClient
 from tests.conftest import RedisServer
 from tests.integration.conftest import Serve, problem
-from tests.integration.signed_in import PRICE, Trader, live_price, sign_in
+from tests.integration.signed_in import Trader, live_price, sign_in
 
-from tap_trading.base.clock import system_clock
+import live_market
 from tap_trading.base.db import open_reader
 from tap_trading.base.redis import Redis
 from tap_trading.game import grid
 from tap_trading.ledger.batcher import Batcher, OverloadedError, StorageUnavailableError
 from tap_trading.services import api
 
-GEOMETRY = grid.Geometry(width_s=5, columns=8, rows=12)
 CREDIT = 100_000
 
 
@@ -74,8 +73,7 @@ async def bettor(ada: Trader, way: dict[str, str]) -> Bettor:
 
 def cell(number: int = 0) -> str:
     """An offered cell, well inside the grid."""
-    offered = list(grid.cells(GEOMETRY, system_clock(), PRICE))
-    return offered[GEOMETRY.rows * 2 + number].cell_id
+    return live_market.cells()[live_market.GEOMETRY.rows * 2 + number].cell_id
 
 
 def bets(database: Path) -> list[tuple[Any, ...]]:
@@ -163,10 +161,13 @@ async def test_one_bet_per_cell_even_in_a_race(bettor: Bettor, database: Path) -
 async def test_a_hundred_bets_at_once_with_money_for_ten(
     serve: Serve, redis: Redis, way: dict[str, str], database: Path
 ) -> None:
-    settings = {"TAP_PRACTICE_CREDIT": "1000", "TAP_GRID_ROWS": "100"}
-    async with serve(api.build, **settings) as client, live_price(client, redis):
+    tall = grid.Geometry(width_s=5, columns=8, rows=100)
+    async with (
+        serve(api.build, TAP_PRACTICE_CREDIT="1000") as client,
+        live_price(client, redis, tall),
+    ):
         bettor = Bettor(await sign_in(client), way)
-        wide = list(grid.cells(grid.Geometry(5, 8, 100), system_clock(), PRICE))[200:300]
+        wide = live_market.cells(tall)[200:300]
         answers = await asyncio.gather(
             *(
                 bettor.post({"cell_id": wanted.cell_id, "amount": 100}, key=f"key-{i}")
@@ -251,7 +252,8 @@ async def test_stakes_are_presets(bettor: Bettor, amount: float, database: Path)
     ("cell_id", "code"),
     [
         ("nonsense", "unknown_cell"),
-        ("btc-usd:1764000000:5:8420000:8421000", "unknown_cell"),
+        ("btc-usd:1764000000:10:8420000:8422000", "unknown_cell"),
+        ("btc-usd:1764000001:5:8420000:8422000", "unknown_cell"),
         ("btc-usd:1764000000:5:8420000:8422000", "cell_closed"),
         ("btc-usd:9999999995:5:8420000:8422000", "unknown_cell"),
         ("btc-usd:\u0000\u2028\U0001f4a9", "unknown_cell"),
@@ -339,7 +341,7 @@ async def test_a_desk_that_breaks_is_a_500_and_the_service_lives(
     def broken(*_: object) -> None:
         raise RuntimeError("secret detail")
 
-    monkeypatch.setattr(grid, "refusal", broken)
+    monkeypatch.setattr(grid, "has_closed", broken)
     answer = await bettor.post({"cell_id": cell(), "amount": 500})
     assert await refused(answer) == (500, "internal")
     assert "secret" not in await answer.text()

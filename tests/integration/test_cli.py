@@ -15,15 +15,19 @@ from tap_trading.base.config import SETTING_NAMES
 #: A command's exit code, standard output and standard error.
 @pytest.fixture
 def tap(tmp_path: Path, run_tap: Tap, monkeypatch: pytest.MonkeyPatch) -> Tap:
-    """`tap("migrate")` in this process, on a database of its own."""
+    """`tap("migrate")` in this process, on databases of its own."""
     monkeypatch.setenv("DB_PATH", str(tmp_path / "bets.db"))
+    monkeypatch.setenv("PRICES_DB_PATH", str(tmp_path / "prices.db"))
 
     return run_tap
 
 
-def test_migrate_creates_the_database_and_then_changes_nothing(tap: Tap) -> None:
+def test_migrate_creates_the_databases_and_then_changes_nothing(tap: Tap, tmp_path: Path) -> None:
     code, out, _ = tap("migrate")
-    assert (code, out.splitlines()[0]) == (0, "applied 001_initial.sql")
+    assert code == 0
+    first, *_, last = out.splitlines()
+    assert first == f"applied 001_initial.sql to {tmp_path / 'bets.db'}"
+    assert last == f"applied 001_prices.sql to {tmp_path / 'prices.db'}"
     assert tap("migrate") == (0, "the schema is up to date\n", "")
 
 
@@ -87,12 +91,12 @@ def service() -> Iterator[str]:
 
 
 def test_health_asks_every_service(tap: Tap, service: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in ("API", "WS", "PRICE"):
+    for name in ("API", "WS", "PRICE", "RESOLVER"):
         monkeypatch.setenv(f"TAP_{name}_LISTEN", service)
     code, out, _ = tap("health")
-    assert (code, out.splitlines()[0]) == (0, "api    ok (redis: ok)")
+    assert (code, out.splitlines()[0]) == (0, "api       ok (redis: ok)")
     monkeypatch.setenv("TAP_WS_LISTEN", "127.0.0.1:1")
     code, out, _ = tap("health")
     assert code == 1
-    assert out.splitlines()[1].startswith("ws     does not answer at 127.0.0.1:1: ")
-    assert out.splitlines()[2] == "price  ok (redis: ok)"
+    assert out.splitlines()[1].startswith("ws        does not answer at 127.0.0.1:1: ")
+    assert out.splitlines()[2] == "price     ok (redis: ok)"

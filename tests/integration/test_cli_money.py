@@ -489,7 +489,7 @@ async def test_many_deposits_at_once_lose_nothing_while_the_api_writes(database:
                 connection,
                 account=seen,
                 amount=1,
-                ref_type="PAYOUT",
+                ref_type="DEPOSIT",
                 ref_id=name,
                 metadata=None,
                 now_ms=NOW,

@@ -100,7 +100,7 @@ async def test_readers_see_every_commit_also_after_the_writer_was_reopened(datab
     for number in range(3):
         writer = open_writer(database)
         writer.execute(
-            "INSERT INTO users VALUES (?, ?, 0, 1, 0, 0, 0)", (f"u{number}", f"u{number}")
+            "INSERT INTO users VALUES (?, ?, 0, 1, 0, 0, 0, 0)", (f"u{number}", f"u{number}")
         )
         writer.close()
         assert await pool.run(count) == number + 2

@@ -83,7 +83,7 @@ async def gone(site: Running) -> None:
 async def test_one_origin_serves_page_api_and_stream_until_ctrl_c(start: Start) -> None:
     site = start(TAP_MOCK_START="1234500")
     url = await site.url()
-    assert len(site.descendants()) == 4  # Redis and the three services
+    assert len(site.descendants()) == 5  # Redis and the four services
     async with aiohttp.ClientSession(base_url=url) as session:
         async with session.get("/") as answer:
             assert answer.status == 200

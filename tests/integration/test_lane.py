@@ -9,15 +9,12 @@ from pathlib import Path
 import pytest
 from aiohttp.test_utils import TestClient
 from tests.integration.conftest import Serve
-from tests.integration.signed_in import PRICE, Trader, live_price, sign_in
+from tests.integration.signed_in import Trader, live_price, sign_in
 
-from tap_trading.base.clock import system_clock
+import live_market
 from tap_trading.base.db import WriterLock
 from tap_trading.base.redis import Redis
-from tap_trading.game import grid
 from tap_trading.services import api, lane
-
-GEOMETRY = grid.Geometry(width_s=5, columns=8, rows=12)
 
 
 @pytest.fixture
@@ -79,8 +76,7 @@ async def wire(client: TestClient) -> AsyncIterator[Wire]:
 
 
 def cell(number: int = 0) -> str:
-    offered = list(grid.cells(GEOMETRY, system_clock(), PRICE))
-    return offered[GEOMETRY.rows * 2 + number].cell_id
+    return live_market.cells()[live_market.GEOMETRY.rows * 2 + number].cell_id
 
 
 def bet(trader: Trader, number: int = 0, *, extra: str = "", key: str = "") -> bytes:

@@ -6,7 +6,8 @@ import apsw
 import pytest
 
 from tap_trading.base.db import DatabaseError, ReaderPool, open_writer
-from tap_trading.ledger.migrations import Migration, available, check_schema, migrate
+from tap_trading.base.migrations import Migration
+from tap_trading.ledger.migrations import available, check_schema, migrate
 
 FIRST = Migration(1, "001_a.sql", "CREATE TABLE a (x INTEGER) STRICT;")
 SECOND = Migration(2, "002_b.sql", "CREATE TABLE b (x INTEGER) STRICT;")
@@ -59,7 +60,10 @@ async def test_a_release_refuses_an_older_schema(tmp_path: Path) -> None:
     migrate(path, [])
     pool = ReaderPool(path, size=1)
     await pool.open()
-    with pytest.raises(DatabaseError, match="schema is 0, this release needs 2; run: tap migrate"):
+    with pytest.raises(
+        DatabaseError,
+        match=f"schema is 0, this release needs {available()[-1].version}; run: tap migrate",
+    ):
         await check_schema(pool)
     migrate(path)
     assert await check_schema(pool) == available()[-1].version
@@ -69,7 +73,7 @@ async def test_a_release_refuses_an_older_schema(tmp_path: Path) -> None:
 @pytest.fixture
 def connection(database: Path) -> object:
     connection = open_writer(database)
-    connection.execute("INSERT INTO users VALUES ('u', 'w', 500, 1, 0, 0, 0)")
+    connection.execute("INSERT INTO users VALUES ('u', 'w', 500, 1, 0, 0, 0, 0)")
     yield connection
     connection.close()
 
@@ -94,7 +98,7 @@ def test_the_schema_is_strict_and_indexed_as_planned(connection: apsw.Connection
         "UPDATE users SET balance = -1 WHERE id = 'u'",
         "UPDATE users SET balance = 'many' WHERE id = 'u'",
         "UPDATE users SET open_stake = -1 WHERE id = 'u'",
-        "INSERT INTO exposures VALUES ('1764000000:5', -1)",
+        "INSERT INTO exposures (scope, stake) VALUES ('1764000000:5', -1)",
         "INSERT INTO bets (id, user_id, cell_id, amount, status, placed_at) VALUES ('b', 'u', 'c', 0, 'pending', 1)",
         "INSERT INTO bets (id, user_id, cell_id, amount, status, placed_at) VALUES ('b', 'u', 'c', 1, 'maybe', 1)",
         "INSERT INTO bets (id, user_id, cell_id, amount, status, placed_at) VALUES ('b', 'x', 'c', 1, 'pending', 1)",

@@ -185,9 +185,10 @@ def test_a_busy_port_is_one_sentence(environment: dict[str, str]) -> None:
 
 
 @pytest.mark.parametrize("service", ["api", "ws", "price"])
-def test_a_missing_redis_is_one_sentence(service: str, database: Path, tmp_path: Path) -> None:
-    settings = {
-        "DB_PATH": str(database),
+def test_a_missing_redis_is_one_sentence(
+    service: str, environment: dict[str, str], tmp_path: Path
+) -> None:
+    settings = environment | {
         "REDIS_ADDR": str(tmp_path / "none.sock"),
         "TAP_REDIS_WAIT_S": "0.2",
         f"TAP_{service.upper()}_LISTEN": f"127.0.0.1:{free_port()}",
@@ -218,7 +219,8 @@ def test_a_held_database_is_one_sentence(environment: dict[str, str], database: 
 
 def test_tap_migrate_on_nonsense_is_one_sentence(tmp_path: Path) -> None:
     (tmp_path / "bets.db").write_bytes(b"no database, whatever its name says" * 200)
-    done = tap({"DB_PATH": str(tmp_path / "bets.db")}, "migrate")
+    settings = {name: str(tmp_path / "bets.db") for name in ("DB_PATH", "PRICES_DB_PATH")}
+    done = tap(settings, "migrate")
     assert (done.returncode, done.stderr.count("\n")) == (1, 1)
 
 
@@ -250,6 +252,7 @@ async def test_tap_health_tells_each_service(environment: dict[str, str]) -> Non
         "TAP_API_LISTEN": f"127.0.0.1:{port}",
         "TAP_WS_LISTEN": f"127.0.0.1:{free_port()}",
         "TAP_PRICE_LISTEN": f"127.0.0.1:{free_port()}",
+        "TAP_RESOLVER_LISTEN": f"127.0.0.1:{free_port()}",
     }
     process = start("api", settings)
     try:
@@ -259,15 +262,18 @@ async def test_tap_health_tells_each_service(environment: dict[str, str]) -> Non
         process.send_signal(signal.SIGTERM)
         await asyncio.to_thread(end, process)
     assert done.returncode == 1
-    first, second, third = done.stdout.splitlines()
-    assert first.startswith("api    ok (sqlite: ok")
-    assert "ws     does not answer" in second
-    assert "price  does not answer" in third
+    first, *others = done.stdout.splitlines()
+    assert first.startswith("api       ok (sqlite: ok")
+    for name, line in zip(("ws", "price", "resolver"), others, strict=True):
+        assert line.startswith(f"{name:<9} does not answer")
 
 
 def test_tap_migrates_once_and_backs_up(tmp_path: Path) -> None:
-    settings = {"DB_PATH": str(tmp_path / "bets.db")}
-    assert tap(settings, "migrate").stdout == ("applied 001_initial.sql\napplied 002_money.sql\n")
+    settings = {
+        "DB_PATH": str(tmp_path / "bets.db"),
+        "PRICES_DB_PATH": str(tmp_path / "prices.db"),
+    }
+    assert tap(settings, "migrate").stdout.count("applied ") == 4
     assert tap(settings, "migrate").stdout == "the schema is up to date\n"
     done = tap(settings, "backup", "--dest", str(tmp_path / "copies"), "--keep", "2")
     assert done.returncode == 0

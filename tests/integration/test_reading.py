@@ -11,6 +11,7 @@ from aiohttp.test_utils import TestClient
 from tests.integration.conftest import Serve
 from tests.integration.signed_in import PRICE, Trader, live_price, sign_in
 
+from live_market import offer, publish_offer, publish_price
 from tap_trading.auth.sessions import Sessions
 from tap_trading.base import background
 from tap_trading.base.clock import system_clock
@@ -18,7 +19,9 @@ from tap_trading.base.db import WriterLock, open_writer
 from tap_trading.base.logger import rfc3339_ms
 from tap_trading.base.redis import Redis
 from tap_trading.ledger.ids import new_id
+from tap_trading.market.offer import OFFER_KEY
 from tap_trading.market.point import HISTORY_KEY, PricePoint
+from tap_trading.market.state import MarketState
 from tap_trading.services import api
 
 PERSONAL = ("/api/me", "/api/bets", "/api/bets/bet_1", "/api/ledger")
@@ -144,7 +147,9 @@ async def test_a_placed_bet_is_listed_and_paid_for(
     }
     page = {"items": [bet], "next_cursor": None, "archived_before": None}
     assert await ada.json("/api/bets") == page
-    assert await ada.json(f"/api/bets/{placed['bet_id']}") == {**bet, "evidence": None}
+    evidence = {"void_reason": None, "min_reward_rate": None, "rate": None, "result": None}
+    shown = await ada.json(f"/api/bets/{placed['bet_id']}")
+    assert shown == {**bet, "evidence": {**evidence, "bars": []}}
     assert (await ada.json("/api/me"))["balance"] == 99_500
     stake, credit = (await ada.json("/api/ledger"))["items"]
     assert stake["entry_id"].startswith("led_")
@@ -351,22 +356,38 @@ async def test_the_market_while_it_is_open(client: TestClient, redis: Redis) -> 
     assert len(market["columns"]) == 8
     assert set(market["columns"][0]) == {"start", "width", "step"}
     assert len(market["cells"]) == 8 * 12
-    assert {cell["reward_rate"] for cell in market["cells"]} == {None}
+    assert {cell["reward_rate"] for cell in market["cells"]} == {"2.0582"}
 
 
 @pytest.mark.parametrize(
-    ("age_ms", "state", "cells"), [(4_000, "degraded", 96), (11_000, "suspended", 0)]
+    ("age_ms", "state", "columns", "cells"),
+    [(4_000, "degraded", 8, 96), (11_000, "suspended", 0, 0)],
 )
 async def test_an_old_price_takes_no_bets(
-    serve: Serve, redis: Redis, age_ms: int, state: str, cells: int
+    serve: Serve, redis: Redis, age_ms: int, state: str, columns: int, cells: int
 ) -> None:
     t = (system_clock() - age_ms) // 100 * 100
     await redis.zadd(HISTORY_KEY, {PricePoint(t, 1, PRICE).encode(): t})
+    await redis.set(OFFER_KEY, offer(system_clock()).encode())
     async with serve(api.build) as client:
         market = await (await client.get("/api/market")).json()
     assert (market["state"], market["price"]) == (state, PRICE)
-    assert len(market["columns"]) == 8
-    assert len(market["cells"]) == cells
+    assert (len(market["columns"]), len(market["cells"])) == (columns, cells)
+
+
+async def test_a_suspended_market_offers_nothing_whatever_its_price(
+    client: TestClient, redis: Redis
+) -> None:
+    async with live_price(client, redis):
+        pass
+    now = system_clock()
+    await publish_price(redis, now)
+    await publish_offer(redis, offer(now, state=MarketState.SUSPENDED, reason="manual"))
+    async with asyncio.timeout(10):
+        while (market := await (await client.get("/api/market")).json())["state"] != "suspended":
+            await asyncio.sleep(0.02)
+    assert market["price"] == PRICE
+    assert (market["columns"], market["cells"]) == ([], [])
 
 
 async def test_a_market_without_any_price(client: TestClient) -> None:

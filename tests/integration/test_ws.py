@@ -8,9 +8,13 @@ from aiohttp import ClientWebSocketResponse, WSMsgType, WSServerHandshakeError
 from aiohttp.test_utils import TestClient
 from tests.integration.conftest import Serve
 
+import live_market
+from live_market import offer, publish_offer, publish_price
 from tap_trading.base.clock import system_clock
 from tap_trading.base.redis import Redis
-from tap_trading.market.point import CHANNEL, HISTORY_KEY, PricePoint
+from tap_trading.market.offer import OFFER_KEY, Offer
+from tap_trading.market.point import HISTORY_KEY, PricePoint
+from tap_trading.market.state import MarketState
 from tap_trading.services import ws
 from tap_trading.stream.client import Client, CloseCode
 
@@ -25,12 +29,10 @@ async def until(socket: ClientWebSocketResponse, kind: str) -> dict[str, Any]:
 
 
 async def publish(redis: Redis, *prices: int) -> list[PricePoint]:
+    """An offer, and the prices of consecutive bars."""
     now = system_clock()
-    now -= now % 100
-    points = [PricePoint(now + 100 * i, i + 1, price) for i, price in enumerate(prices)]
-    for point in points:
-        await redis.publish(CHANNEL, point.encode())
-    return points
+    await publish_offer(redis, offer(now))
+    return [await publish_price(redis, now + 100 * i, price) for i, price in enumerate(prices)]
 
 
 async def subscribed(client: TestClient) -> None:
@@ -44,6 +46,7 @@ async def test_hello_is_a_snapshot(serve: Serve, redis: Redis) -> None:
     for i, cents in enumerate((4_200_000, 4_200_500, 4_200_100)):
         t = now - 3000 + i * 1000
         await redis.zadd(HISTORY_KEY, {PricePoint(t, i, cents).encode(): t})
+    await redis.set(OFFER_KEY, offer(system_clock()).encode())
     async with serve(ws.build) as client, client.ws_connect("/ws") as socket:
         hello = await socket.receive_json()
     assert hello["type"] == "hello"
@@ -61,13 +64,23 @@ async def test_hello_is_a_snapshot(serve: Serve, redis: Redis) -> None:
     assert hello["state"] == "open"
     assert len(hello["grid"]["columns"]) == 8
     assert len(hello["grid"]["cells"]) == 8 * 12
-    assert hello["grid"]["cells"][0]["reward_rate"] is None
+    assert hello["grid"]["cells"][0] == {
+        "cell_id": live_market.cells()[0].cell_id,
+        "reward_rate": "2.0582",
+    }
 
 
 async def test_hello_without_any_price(serve: Serve) -> None:
     async with serve(ws.build) as client, client.ws_connect("/ws") as socket:
         hello = await socket.receive_json()
+        status = await socket.receive_json()
     assert (hello["price"], hello["bars"], hello["state"]) == (None, [], "suspended")
+    assert status == {
+        "type": "status",
+        "state": "suspended",
+        "reason": "no_price",
+        "retry_in_ms": None,
+    }
     assert hello["grid"] == {"columns": [], "cells": []}
 
 
@@ -87,19 +100,44 @@ async def test_published_prices_reach_every_client(serve: Serve, redis: Redis) -
                 "low": 4_200_000,
                 "high": 4_200_000,
             }
-        status = await until(sockets[0], "status")
-        assert (status["state"], bool(status["reason"])) == ("open", True)
-        assert (await until(sockets[0], "grid"))["cells"]
         for socket in sockets:
             await socket.close()
+
+
+async def states(socket: ClientWebSocketResponse, count: int) -> list[tuple[str, str | None]]:
+    """The next so many states, with their reasons."""
+    found = [await until(socket, "status") for _ in range(count)]
+    return [(status["state"], status["reason"]) for status in found]
+
+
+async def test_the_grid_comes_with_its_rates_and_goes_with_a_suspension(
+    serve: Serve, redis: Redis
+) -> None:
+    async with serve(ws.build) as client, client.ws_connect("/ws") as socket:
+        await subscribed(client)
+        await publish(redis, 4_200_000)
+        grid = await until(socket, "grid")
+        assert len(grid["columns"]) == 8
+        assert {cell["reward_rate"] for cell in grid["cells"]} == {"2.0582"}
+        made = Offer(
+            live_market.bar_before(system_clock()), MarketState.SUSPENDED, "quorum_lost", 30_000
+        )
+        await publish_offer(redis, made)
+        while (status := await until(socket, "status"))["reason"] != "quorum_lost":
+            pass
+        assert (status["state"], status["retry_in_ms"]) == ("suspended", 30_000)
+        assert await until(socket, "grid") == {"type": "grid", "columns": [], "cells": []}
 
 
 async def test_the_market_degrades_and_says_so(serve: Serve, redis: Redis) -> None:
     async with serve(ws.build) as client, client.ws_connect("/ws") as socket:
         await subscribed(client)
         await publish(redis, 4_200_000)
-        assert (await until(socket, "status"))["state"] == "open"
-        assert (await until(socket, "status"))["state"] == "degraded"
+        assert await states(socket, 3) == [
+            ("suspended", "no_price"),
+            ("open", None),
+            ("degraded", "no_price"),
+        ]
 
 
 async def test_echo_ping_and_misunderstandings(serve: Serve) -> None:
@@ -195,11 +233,15 @@ async def test_a_restart_is_announced_and_closes_with_1012(serve: Serve) -> None
         socket = await client.ws_connect("/ws")
         await until(socket, "hello")
         closing = asyncio.create_task(client.server.close())
-        status = await until(socket, "status")
-        assert status["reason"] == "restart"
+        while (status := await until(socket, "status"))["reason"] != "restart":
+            pass
         assert 0 <= status["retry_in_ms"] <= 2000
         assert await closing_code(socket) == CloseCode.RESTART
         await closing
+
+
+async def deaf(_client: Client, _said: Any) -> None:
+    """Answers nothing."""
 
 
 class Stuck:
@@ -222,7 +264,7 @@ class Stuck:
 
 async def test_a_slow_client_gets_the_newest_price_only() -> None:
     stuck = Stuck()
-    client = Client(stuck, lambda: "now")  # type: ignore[arg-type]
+    client = Client(stuck, lambda: "now", deaf)  # type: ignore[arg-type]
     pump = asyncio.create_task(client.pump())
     client.send(b"hello")
     await asyncio.sleep(0)
@@ -238,9 +280,18 @@ async def test_a_slow_client_gets_the_newest_price_only() -> None:
 async def test_a_client_that_does_not_keep_up_is_closed(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("tap_trading.stream.client.SEND_TIMEOUT_S", 0.05)
     stuck = Stuck()
-    client = Client(stuck, lambda: "now")  # type: ignore[arg-type]
-    for i in range(100):
+    client = Client(stuck, lambda: "now", deaf)  # type: ignore[arg-type]
+    for i in range(10):
         client.send(b"%d" % i)
     async with asyncio.timeout(5):
         await client.pump()
     assert stuck.closed_with == CloseCode.TOO_SLOW
+
+
+async def test_what_waits_for_a_client_is_bounded() -> None:
+    client = Client(Stuck(), lambda: "now", deaf)  # type: ignore[arg-type]
+    for i in range(512):
+        client.send(b"%d" % i)
+    assert client.closed_with is None
+    client.send(b"one too many")
+    assert client.closed_with == CloseCode.TOO_SLOW

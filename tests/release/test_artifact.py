@@ -20,6 +20,7 @@ from tests.release.conftest import build
 Clone = Callable[[], Path]
 
 VERSION = r"v\d+\.\d+\.\d+-\d+\+[0-9a-f]{8}"
+PROGRAMS = ("api", "ws", "price", "resolver", "tap")
 #: The plan's Debian 12 has this libc and all before it.
 PLATFORMS = [
     *(f"manylinux_2_{minor}_x86_64" for minor in range(36, 4, -1)),
@@ -121,7 +122,7 @@ def test_the_manifest_has_the_plans_fields(
     assert manifest["build_time"] == commit_time.strip()
     assert manifest["version"].endswith(f"+{manifest['git_commit']}")
     assert manifest["built_by"]
-    assert {"api", "ws", "price", "tap"} <= set(manifest["artifacts"])
+    assert set(PROGRAMS) <= set(manifest["artifacts"])
     for name, artifact in manifest["artifacts"].items():
         assert set(artifact) == {"path", "sha256"}, name
         assert sha256(unpacked / artifact["path"]) == artifact["sha256"], name
@@ -150,17 +151,24 @@ def test_the_archive_says_nothing_of_who_made_it(built: Path) -> None:
     assert len({member.mtime for member in members}) == 1
     assert all(member.isfile() or member.isdir() for member in members)
     executable = {member.name for member in members if member.isfile() and member.mode & 0o111}
-    assert executable == {"api", "ws", "price", "tap"}
+    assert executable == set(PROGRAMS)
     assert {m.mode for m in members if m.isfile() and m.name not in executable} == {0o644}
 
 
 def test_page_and_schema_travel_along(unpacked: Path) -> None:
     assert (unpacked / "frontend/dist/index.html").is_file()
     assert (unpacked / "schema/001_initial.sql").is_file()
+    assert (unpacked / "schema/prices/001_prices.sql").is_file()
+    package = ROOT / "app/src/tap_trading"
+    for place, source in (("schema", "ledger/schema"), ("schema/prices", "market/schema")):
+        wanted = {path.name: path.read_bytes() for path in (package / source).glob("*.sql")}
+        found = {p.name: p.read_bytes() for p in (unpacked / place).iterdir() if p.is_file()}
+        assert found == wanted
 
 
 def test_a_launcher_runs_its_own_module(unpacked: Path) -> None:
-    for name, module in [("api", "services.api"), ("ws", "services.ws"), ("tap", "cli.main")]:
+    for name in PROGRAMS:
+        module = "cli.main" if name == "tap" else f"services.{name}"
         last = (unpacked / name).read_text().splitlines()[-1]
         assert last.endswith(f'/venv/bin/python" -I -m tap_trading.{module} "$@"')
 

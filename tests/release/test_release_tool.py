@@ -23,7 +23,7 @@ from tests.conftest import ROOT
 PROGRAM = ROOT / "roles/release/files/release.py"
 VERSION = "v1.2.3-4+0a1b2c3d"
 NEWER = "v1.2.4-9+99aabbcc"
-SERVICES = ("api", "ws", "price")
+SERVICES = ("api", "ws", "price", "resolver")
 
 
 def load() -> ModuleType:
@@ -451,9 +451,10 @@ def test_the_first_release_goes_live(machine: FakeMachine, tmp_path: Path, site:
     assert machine.current.readlink() == Path("releases", VERSION)
     migrate, sockets, services = machine.commands
     assert migrate.startswith("setpriv --reuid=999 --regid=998 ")
-    assert migrate.endswith(f"DB_PATH=/data/bets.db {machine.releases / VERSION / 'tap'} migrate")
+    assert " env -i DB_PATH=/data/bets.db PRICES_DB_PATH=/data/prices.db " in migrate
+    assert migrate.endswith(f" {machine.releases / VERSION / 'tap'} migrate")
     assert (sockets, services) == (units("start", "socket"), units("restart", "service"))
-    assert {port for port, _ in site.asked} == {8080, 8081, 8090}
+    assert {port for port, _ in site.asked} == {8080, 8081, 8090, 8091}
     assert {path for _, path in site.asked} == {"/version", "/healthz"}
 
 
@@ -717,12 +718,22 @@ def test_the_real_artifact_installs_and_runs_without_network(
         check=True,
     )
     assert f"version: {installed['version']}\n" in done.stdout
+    databases = {
+        "DB_PATH": str(tmp_path / "bets.db"),
+        "PRICES_DB_PATH": str(tmp_path / "prices.db"),
+    }
     done = subprocess.run(
         [folder / "tap", "migrate"],
-        env={"PATH": "/usr/bin:/bin", "DB_PATH": str(tmp_path / "bets.db")},
+        env={"PATH": "/usr/bin:/bin", **databases},
         capture_output=True,
         text=True,
         check=True,
     )
-    assert "applied 001_initial.sql" in done.stdout
+    assert f"applied 001_initial.sql to {tmp_path}/bets.db" in done.stdout
+    assert f"applied 001_prices.sql to {tmp_path}/prices.db" in done.stdout
+    # With what is installed the arithmetic really works, not only our own modules.
+    subprocess.run(
+        [folder / "venv/bin/python", "-I", "-c", "import numpy; from scipy import special"],
+        check=True,
+    )
     assert release.install(machine, artifact)["changed"] is False

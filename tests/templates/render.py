@@ -64,6 +64,18 @@ def accepts(role: str, task: str, **overrides: Any) -> bool:
     raise LookupError(f"roles/{role}/tasks/preflight.yml has no task {task!r}")
 
 
+def handles(role: str, handler: str, **overrides: Any) -> bool:
+    """Whether the handler of this name does anything, once it is notified."""
+    path = ROLES / role / "handlers" / "main.yml"
+    for found in DataLoader().load_from_file(str(path), trusted_as_template=True):
+        if found["name"] == handler:
+            conditions = found.get("when", [])
+            if isinstance(conditions, str):
+                conditions = [conditions]
+            return all(evaluate(role, condition, **overrides) for condition in conditions)
+    raise LookupError(f"roles/{role}/handlers/main.yml has no handler {handler!r}")
+
+
 def variables(role: str, **overrides: Any) -> dict[str, Any]:
     """A role's defaults and private variables, the overrides over them, and the facts."""
     trusted = {name: _trust(value) for name, value in overrides.items()}

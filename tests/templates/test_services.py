@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import shutil
 import subprocess
 from collections import defaultdict
@@ -12,21 +13,27 @@ import pytest
 import yaml
 
 from tap_trading.base import config
-from templates.render import ROLES, accepts, evaluate, render
-from templates.units import complaints
+from templates.render import ROLES, accepts, evaluate, handles, render
+from templates.units import complaints, exposure
 
-UNITS: dict[str, dict[str, Any]] = {
-    unit["name"]: unit for unit in evaluate("services", "_services_units")
-}
-PORTS = {"api": 8080, "ws": 8081, "price": 8090}
+PORTS = {"api": 8080, "ws": 8081, "price": 8090, "resolver": 8091}
+#: Who writes to /data: the books, or the prices.
+WRITERS = {"api", "price", "resolver"}
+#: What the machine's own test (molecule) allows too.
+LARGEST_EXPOSURE = 2.0
 MANAGED = "Written by Ansible"
 
 Unit = dict[str, dict[str, list[str]]]
 
 
+def units(**overrides: Any) -> dict[str, dict[str, Any]]:
+    """What the role knows of each service, in the order of their restarts."""
+    return {unit["name"]: unit for unit in evaluate("services", "_services_units", **overrides)}
+
+
 def rendered(name: str, kind: str, **overrides: Any) -> str:
     """The text of a unit."""
-    item = (UNITS[name], kind)
+    item = (units(**overrides)[name], kind)
     return render("services", f"{kind}.j2", item=item, ansible_managed=MANAGED, **overrides)
 
 
@@ -49,7 +56,11 @@ def name(request: pytest.FixtureRequest) -> str:
 
 
 def test_there_is_a_unit_for_every_service() -> None:
-    assert {unit: UNITS[unit]["port"] for unit in UNITS} == PORTS
+    assert {name: unit["port"] for name, unit in units().items()} == PORTS
+
+
+def test_who_makes_prices_and_results_is_restarted_before_who_shows_them() -> None:
+    assert list(units()) == ["price", "resolver", "api", "ws"]
 
 
 def test_the_plans_limits(name: str) -> None:
@@ -100,10 +111,14 @@ def test_the_journal_knows_it_by_its_name(name: str) -> None:
     assert service["StandardOutput"] == service["StandardError"] == ["journal"]
 
 
-def test_only_the_api_writes_and_only_to_data(name: str) -> None:
+def test_it_writes_to_data_alone_if_at_all(name: str) -> None:
     service = unit_file(name, "service")["Service"]
     assert service["ProtectSystem"] == ["strict"]
-    assert service.get("ReadWritePaths", []) == (["/data"] if name == "api" else [])
+    assert service.get("ReadWritePaths", []) == (["/data"] if name in WRITERS else [])
+
+
+def test_its_arithmetic_starts_no_threads(name: str) -> None:
+    assert unit_file(name, "service")["Service"]["Environment"] == ["OPENBLAS_NUM_THREADS=1"]
 
 
 def test_it_has_no_network_and_no_rights_of_its_own(name: str) -> None:
@@ -112,6 +127,23 @@ def test_it_has_no_network_and_no_rights_of_its_own(name: str) -> None:
         assert service[directive] == ["yes"], directive
     assert service["CapabilityBoundingSet"] == [""]
     assert service["SupplementaryGroups"] == ["redis"]
+
+
+@pytest.mark.parametrize("source", ["mock", "replay", "venues"])
+def test_the_network_is_there_for_the_price_of_exchanges_alone(name: str, source: str) -> None:
+    service = unit_file(name, "service", services_price_source=source)["Service"]
+    online = name == "price" and source == "venues"
+    assert service["PrivateNetwork"] == ["no" if online else "yes"]
+    assert service["RestrictAddressFamilies"] == ["AF_UNIX AF_INET AF_INET6"]
+    # Name servers may have any address, so none is denied.
+    assert not {"IPAddressDeny", "IPAddressAllow"} & set(service)
+
+
+@pytest.mark.skipif(not shutil.which("systemd-analyze"), reason="systemd-analyze is not here")
+@pytest.mark.parametrize("source", ["mock", "venues"])
+def test_its_sandbox_is_tight(name: str, source: str, tmp_path: Path) -> None:
+    text = rendered(name, "service", services_price_source=source)
+    assert exposure(tmp_path, f"tap-trading-{name}.service", text) < LARGEST_EXPOSURE
 
 
 def test_its_socket_is_on_the_machine_only(name: str) -> None:
@@ -153,28 +185,54 @@ def test_overrides_reach_the_units(name: str) -> None:
 
 @pytest.mark.skipif(not shutil.which("systemd-analyze"), reason="systemd-analyze is not here")
 def test_systemd_finds_nothing_wrong_with_them(tmp_path: Path) -> None:
-    units = {
+    texts = {
         f"tap-trading-{unit}.{kind}": rendered(unit, kind)
-        for unit in UNITS
+        for unit in PORTS
         for kind in ("service", "socket")
     }
-    assert not complaints(tmp_path, units)
+    assert not complaints(tmp_path, texts)
+
+
+@pytest.mark.parametrize(
+    ("said", "restarted"),
+    [
+        ("", True),
+        ("tap: no release is deployed yet", True),
+        ("tap: wrong configuration: TAP_STAKES='-1': …", True),
+        ("tap: wrong configuration: TAP_NEWER is not a setting", False),
+    ],
+)
+def test_a_live_release_that_does_not_know_a_setting_yet_goes_on(
+    said: str, restarted: bool
+) -> None:
+    """Provisioning for a newer release must not stop the one that serves."""
+    given = {
+        "ansible_check_mode": False,
+        "_services_written": {"changed": True, "failed": False},
+        "_services_asked": {"stderr": said, "rc": 78 if said else 0},
+    }
+    assert handles("services", "Restart each of the services", **given) is restarted
+    assert (
+        handles("services", "Say that the settings wait for a deployment", **given) is not restarted
+    )
+    preview = given | {"ansible_check_mode": True}
+    assert not handles("services", "Restart each of the services", **preview)
 
 
 # -- what is refused before anything is changed ------------------------------------------------
 
 
-def both_accept(variable: str, value: Any) -> tuple[bool, bool]:
-    """Whether the preflight takes the value, and whether the services would."""
+def both_accept(**variables: Any) -> tuple[bool, bool]:
+    """Whether the preflight takes these values, and whether the services would."""
     ours = accepts(
         "services",
         "Refuse settings that the services would refuse",
         _services_replay={"skipped": True},
-        **{variable: value},
+        **variables,
     )
-    text = render("services", "app.env.j2", ansible_managed=MANAGED, **{variable: value})
+    text = render("services", "app.env.j2", ansible_managed=MANAGED, **variables)
     lines = [line for line in text.splitlines() if "=" in line]
-    given = {name: value.strip("'") for name, value in (line.split("=", 1) for line in lines)}
+    given = dict(shlex.split(line)[0].split("=", 1) for line in lines)
     try:
         config.load(given)
     except config.ConfigError:
@@ -203,14 +261,19 @@ def test_every_number_has_limits() -> None:
     assert {name for name, *_ in limits()} == {
         "redis_wait_s",
         "ws_max_clients",
+        "speed_bump_ms",
         "max_open_stake",
         "max_cell_stake",
         "max_column_stake",
+        "max_open_liability",
+        "max_cell_liability",
+        "max_column_liability",
         "practice_credit",
         "wallet_rate",
         "grid_width_s",
         "grid_columns",
         "grid_rows",
+        "quorum",
         "mock_seed",
         "mock_start",
         "replay_speed",
@@ -221,9 +284,9 @@ def test_every_number_has_limits() -> None:
 def test_a_number_is_refused_where_the_services_refuse_it(
     name: str, value: float, good: bool
 ) -> None:
-    assert both_accept(f"services_{name}", value) == (good, good)
+    assert both_accept(**{f"services_{name}": value}) == (good, good)
     # As a value from the command line, a text.
-    assert both_accept(f"services_{name}", str(value)) == (good, good)
+    assert both_accept(**{f"services_{name}": str(value)}) == (good, good)
 
 
 @pytest.mark.parametrize(
@@ -255,12 +318,42 @@ def test_a_number_is_refused_where_the_services_refuse_it(
         ("site_uri", "ftp://tap-vm", False),
         ("site_uri", "https://tap-vm/?a", False),
         ("price_source", "replay", False),
+        ("price_source", "venues", True),
+        ("venues", ["kraken"], True),
+        ("venues", [], False),
+        ("venues", ["kraken", "binance"], False),
+        ("venues", ["kraken", "gemini", "kraken"], False),
+        ("cross_check", "", True),
+        ("cross_check", "kraken", False),
+        ("kraken_url", "ws://127.0.0.1:9/v2", True),
+        ("kraken_url", "wss://example.net/?a=b'c$d", True),
+        ("kraken_url", "https://example.net/", False),
+        ("kraken_url", "wss://", False),
+        ("kraken_url", "wss://example.net/ a", False),
+        ("kraken_url", f"wss://{'a' * 494}", True),
+        ("kraken_url", f"wss://{'a' * 495}", False),
         ("replay_speed", "inf", False),
         ("replay_speed", "nan", False),
     ],
 )
 def test_what_else_the_services_refuse(variable: str, value: Any, good: bool) -> None:
-    assert both_accept(f"services_{variable}", value) == (good, good)
+    assert both_accept(**{f"services_{variable}": value}) == (good, good)
+
+
+@pytest.mark.parametrize(
+    ("source", "venues", "quorum", "good"),
+    [
+        ("venues", ["kraken"], 1, True),
+        ("venues", ["kraken"], 2, False),
+        ("venues", ["kraken", "gemini", "bitstamp"], "3", True),
+        ("venues", ["kraken", "gemini", "bitstamp"], "4", False),
+        ("mock", ["kraken"], 2, True),
+    ],
+)
+def test_a_quorum_has_to_be_there(source: str, venues: list[str], quorum: Any, good: bool) -> None:
+    given = {"price_source": source, "venues": venues, "quorum": quorum}
+    settings = {f"services_{name}": value for name, value in given.items()}
+    assert both_accept(**settings) == (good, good)
 
 
 def test_the_refusal_names_variable_and_range() -> None:

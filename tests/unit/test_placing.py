@@ -3,10 +3,11 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
+from tap_trading.ledger.journal import Account
 from tap_trading.ledger.placing import (
-    Account,
     BetRequest,
     Books,
+    Exposure,
     Limits,
     Outcome,
     Placed,
@@ -30,9 +31,11 @@ def request(
     amount: int = 100,
     rate: int | None = None,
     refusal: Refusal | None = None,
+    liability: int = 0,
 ) -> BetRequest:
     key = key or f"key-{number}"
-    return BetRequest(f"bet_{number}", user, key, cell, amount, rate, 1000 + number, refusal)
+    at = 1000 + number
+    return BetRequest(f"bet_{number}", user, key, cell, amount, rate, at, refusal, liability)
 
 
 def books(**balances: int) -> Books:
@@ -48,7 +51,7 @@ def test_a_bet_takes_its_stake() -> None:
     assert outcomes(found, request(1)) == [Placed("bet_1", CELL, 100, 150, 1001)]
     assert found.accounts["ada"] == Account(150, 100)
     assert found.taken == {("ada", CELL)}
-    assert set(found.stakes.values()) == {100}
+    assert list(found.exposures.values()) == [Exposure(100, 0)] * 2
 
 
 def test_money_for_two_of_a_hundred() -> None:
@@ -144,6 +147,41 @@ def test_limits() -> None:
     assert [isinstance(answer, Placed) for answer in answers] == [True, True, False, True]
 
 
+def test_limits_on_what_may_have_to_be_paid() -> None:
+    def accepted(limits: Limits, *requests: BetRequest) -> list[bool]:
+        found = outcomes(books(ada=1000, bob=1000), *requests, limits=limits)
+        assert {answer for answer in found if not isinstance(answer, Placed)} <= {
+            Refusal.LIMIT_EXCEEDED
+        }
+        return [isinstance(answer, Placed) for answer in found]
+
+    first = request(1, liability=700)
+    by_user = FREE._replace(user_liability=1000)
+    assert accepted(
+        by_user,
+        first,
+        request(2, cell=LATER, liability=301),
+        request(3, cell=LATER, liability=300),
+        request(4, user="bob", cell=LATER, liability=1000),
+    ) == [True, False, True, True]
+    by_cell = FREE._replace(cell_liability=1000)
+    assert accepted(
+        by_cell,
+        first,
+        request(2, user="bob", liability=301),
+        request(3, user="bob", cell=OTHER, liability=1000),
+        request(4, user="bob", liability=300),
+    ) == [True, False, True, True]
+    by_column = FREE._replace(column_liability=1000)
+    assert accepted(
+        by_column,
+        first,
+        request(2, user="bob", cell=OTHER, liability=301),
+        request(3, user="bob", cell=LATER, liability=1000),
+        request(4, user="bob", cell=OTHER, liability=300),
+    ) == [True, False, True, True]
+
+
 def test_scopes_sort_by_time() -> None:
     assert scopes(CELL) == ("1764000000:5:8421000:8422000", "1764000000:5")
     assert max(scopes(CELL)) < min(scopes(LATER))
@@ -189,6 +227,6 @@ def test_no_money_is_made_or_lost(requests: list[BetRequest], ada: int, bob: int
     assert all(a.balance >= 0 and a.open_stake <= limits.user for a in found.accounts.values())
     assert len({bet.bet_id for bet in placed}) == len(placed)
     assert all(
-        stake <= (limits.cell if scope.count(":") == 3 else limits.column)
-        for scope, stake in found.stakes.items()
+        exposure.stake <= (limits.cell if scope.count(":") == 3 else limits.column)
+        for scope, exposure in found.exposures.items()
     )

@@ -122,6 +122,31 @@ def playbook(inventory: str) -> Callable[..., subprocess.CompletedProcess[str]]:
     return run
 
 
+@dataclass(frozen=True)
+class Cell:
+    """A cell: its window in Unix seconds, its band in cents."""
+
+    start: int
+    width: int
+    low: int
+    high: int
+
+    @classmethod
+    def read(cls, cell_id: str) -> "Cell":
+        """From its id."""
+        return cls(*map(int, cell_id.split(":")[1:]))
+
+    @property
+    def cell_id(self) -> str:
+        """Its id."""
+        return f"btc-usd:{self.start}:{self.width}:{self.low}:{self.high}"
+
+    @property
+    def end(self) -> int:
+        """When its column is over."""
+        return self.start + self.width
+
+
 @dataclass
 class Answer:
     """What came back over HTTP."""
@@ -197,6 +222,29 @@ class Site:
         """Options that make a request this wallet's."""
         return ("--header", f"'Authorization: Bearer {self.token}'")
 
+    def look_up(self, bet_id: str) -> Any:
+        """What this wallet is told of one of its bets."""
+        answer = self.get(f"{BASE}/api/bets/{bet_id}", *self.bearer)
+        assert answer.status == 200, answer.text
+        return answer.json
+
+    def wait_for_status(self, bet_id: str, *statuses: str, until: float) -> Any:
+        """Wait until a bet has one of these; what its owner is told then. `until` is Unix time."""
+        while (bet := self.look_up(bet_id))["status"] not in statuses:
+            assert time.time() < until, f"not {' or '.join(statuses)} in time: {bet}"
+            time.sleep(0.3)  # a wallet may ask 300 times a minute
+        return bet
+
+    def even_cell(self, seconds: float = 3) -> Cell:
+        """The cell of the soonest column, open for so long still, whose rate is nearest to 2."""
+        market = self.get(f"{BASE}/api/market").json
+        rates = {Cell.read(cell["cell_id"]): cell["reward_rate"] for cell in market["cells"]}
+        # A column closes when the one before it begins to be the next: two widths early.
+        open_ones = [c for c in rates if c.start - 2 * c.width > time.time() + seconds]
+        soonest = min(cell.start for cell in open_ones)
+        column = [cell for cell in open_ones if cell.start == soonest]
+        return min(column, key=lambda cell: abs(float(rates[cell]) - 2))
+
     def bet(self, cell_id: str, key: str, amount: int = 500, base: str = BASE) -> Answer:
         """Place a bet."""
         body = {"cell_id": cell_id, "amount": amount}
@@ -215,6 +263,21 @@ class Site:
                 return
             assert time.monotonic() < end, f"not healthy after {seconds:g} s: {done.stdout}"
             time.sleep(0.2)
+
+    def wait_until_open(self, seconds: float = 120) -> None:
+        """Wait until bets are taken: after an outage prices have to be stable for 30 s first, and
+        on a new machine there have to be 60 s of them.
+        """
+        end = time.monotonic() + seconds
+        while True:
+            done = self.machine.attempt(
+                f"curl --fail --silent --max-time 5 --interface {next(self._sources)}"
+                " http://127.0.0.1/api/market"
+            )
+            if done.returncode == 0 and json.loads(done.stdout)["state"] == "open":
+                return
+            assert time.monotonic() < end, f"not open after {seconds:g} s: {done.stdout[:500]}"
+            time.sleep(0.5)
 
 
 @pytest.fixture(scope="session")
@@ -255,8 +318,9 @@ class Stream:
         until = time.time() + seconds
 
         def stays_open(cell_id: str) -> bool:
-            start, width, low, high = map(int, cell_id.split(":")[1:])
-            return start - 2 * width > until and abs((low + high) / 2 - price) < 4 * (high - low)
+            cell = Cell.read(cell_id)
+            middle, height = (cell.low + cell.high) / 2, cell.high - cell.low
+            return cell.start - 2 * cell.width > until and abs(middle - price) < 4 * height
 
         return [cell_id for cell_id in cells if stays_open(cell_id)]
 
@@ -273,6 +337,7 @@ def place_bet(site: Site, stream: Stream) -> Callable[..., Answer]:
     taken: set[str] = set()
 
     def place(key: str = "", amount: int = 500) -> Answer:
+        site.wait_until_open()
         for _ in range(3):
             cells = [cell for cell in asyncio.run(stream.open_cells()) if cell not in taken]
             cell = random.choice(cells)

@@ -1,6 +1,7 @@
 """SQLite: how the file is set up, its schema, and its backups."""
 
 import secrets
+import time
 from typing import Any
 
 import pytest
@@ -8,8 +9,9 @@ from testinfra.host import Host
 
 from e2e.site.machine import Machine
 
-pytestmark = pytest.mark.units("tap-trading-api", "tap-trading-backup")
+pytestmark = pytest.mark.units("tap-trading-*")
 DATABASE = "/data/bets.db"
+PRICES = "/data/prices.db"
 
 
 def read(host: Host, statement: str, database: str = DATABASE) -> str:
@@ -17,10 +19,33 @@ def read(host: Host, statement: str, database: str = DATABASE) -> str:
     return host.check_output("sqlite3 -readonly %s %s", database, statement)
 
 
-def test_the_file_is_set_up_as_the_plan_says(host: Host) -> None:
-    assert read(host, "PRAGMA journal_mode") == "wal"
-    assert read(host, "PRAGMA auto_vacuum") == "2"  # incremental
-    assert read(host, "PRAGMA quick_check") == "ok"
+@pytest.mark.parametrize("path", [DATABASE, PRICES])
+def test_the_file_is_set_up_as_the_plan_says(host: Host, path: str) -> None:
+    assert read(host, "PRAGMA journal_mode", path) == "wal"
+    assert read(host, "PRAGMA auto_vacuum", path) == "2"  # incremental
+    assert read(host, "PRAGMA quick_check", path) == "ok"
+
+
+@pytest.mark.parametrize("suffix", ["", "-wal", "-shm", ".lock"])
+def test_the_files_are_the_apps_and_nobody_else_writes(host: Host, suffix: str) -> None:
+    books, prices = host.file(DATABASE + suffix), host.file(PRICES + suffix)
+    assert (prices.user, prices.group, prices.mode) == (books.user, books.group, books.mode)
+    assert (prices.user, prices.group) == ("app", "app")
+    assert prices.mode & 0o022 == 0
+    assert host.file("/data").mode == 0o750  # so nobody else reads either
+
+
+def test_a_bar_is_written_every_100_ms(host: Host, site: Any) -> None:
+    site.wait_until_open()
+    began = int(read(host, "SELECT max(t) FROM bars", PRICES))
+    time.sleep(3)
+    ended = int(read(host, "SELECT max(t) FROM bars", PRICES))
+    assert ended - began >= 2500
+    count = int(read(host, f"SELECT count(*) FROM bars WHERE t > {began} AND t <= {ended}", PRICES))
+    assert count >= 0.95 * (ended - began) / 100
+    odd = "SELECT count(*) FROM bars WHERE sigma IS NULL AND t > " + str(began)
+    assert read(host, odd, PRICES) == "0"
+    assert int(read(host, "SELECT bars_until FROM progress", PRICES)) > ended
 
 
 def test_the_schema_is_the_live_releases(host: Host) -> None:
@@ -29,6 +54,9 @@ def test_the_schema_is_the_live_releases(host: Host) -> None:
     partial = read(host, "SELECT sql FROM sqlite_master WHERE name = 'idx_bets_pending'")
     assert "WHERE status = 'pending'" in partial
     assert host.file("/opt/app/schema/001_initial.sql").contains("CREATE TABLE users")
+    prices = set(read(host, "SELECT name FROM sqlite_master WHERE type = 'table'", PRICES).split())
+    assert {"bars", "progress", "offered_columns", "overrides"} <= prices
+    assert host.file("/opt/app/schema/prices/001_prices.sql").contains("CREATE TABLE bars")
     assert host.check_output("tap migrate") == "the schema is up to date"
 
 
@@ -42,7 +70,7 @@ def test_a_backup_is_a_whole_database_with_the_latest_bet(
     try:
         machine.run(f"zstd --quiet --decompress {newest} -o {copy}")
         assert read(host, "PRAGMA integrity_check", copy) == "ok"
-        assert read(host, f"SELECT status FROM bets WHERE id = '{bet_id}'", copy) == "pending"
+        assert read(host, f"SELECT count(*) FROM bets WHERE id = '{bet_id}'", copy) == "1"
     finally:
         machine.run(f"rm -f {copy}")
     assert host.file(newest).user == "app"
@@ -73,6 +101,7 @@ def test_the_ops_tool_answers_root(host: Host) -> None:
         ["api", "ok"],
         ["ws", "ok"],
         ["price", "ok"],
+        ["resolver", "ok"],
     ]
     assert "DB_PATH=/data/bets.db" in host.check_output("tap settings").splitlines()
     refused = host.run("setpriv --reuid=nobody --regid=nogroup --clear-groups tap health")

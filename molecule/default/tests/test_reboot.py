@@ -11,7 +11,7 @@ from testinfra.host import Host
 from e2e.site.machine import Machine
 
 RUNNING = (
-    *(f"tap-trading-{name}.{kind}" for name in ("api", "ws", "price") for kind in ("service", "socket")),
+    *(f"tap-trading-{name}.{kind}" for name in ("api", "ws", "price", "resolver") for kind in ("service", "socket")),
     "tap-trading-audit.timer",
     "tap-trading-backup.timer",
     "tap-trading-disk-watch.timer",
@@ -57,7 +57,8 @@ def test_no_service_complained(host: Host) -> None:
 
 @pytest.mark.units("tap-trading-*", "nginx", "redis-server")
 @pytest.mark.usefixtures("rebooted")
-async def test_the_site_works(stream: Any) -> None:
+async def test_the_site_works(stream: Any, site: Any) -> None:
+    site.wait_until_open()
     hello, price = await stream.messages("hello", "price")
     assert hello["state"] == "open"
     assert price["price"] > 0

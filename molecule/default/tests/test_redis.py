@@ -1,7 +1,9 @@
 """Redis as the plan wants it, and what the price service publishes into it."""
 
+import json
 import re
 import time
+from typing import Any
 
 import pytest
 from testinfra.host import Host
@@ -51,6 +53,18 @@ def test_prices_are_published(machine: Machine) -> None:
     heard = machine.attempt("timeout 2 redis-cli --csv subscribe prices:btc:usd").stdout
     messages = re.findall(r'^"message","prices:btc:usd","(.*)"$', heard, re.MULTILINE)
     assert len(messages) >= 10, heard
+
+
+def test_offers_are_published_twice_a_second_and_the_latest_is_kept(
+    machine: Machine, host: Host, site: Any
+) -> None:
+    site.wait_until_open()
+    heard = machine.attempt("timeout 4 redis-cli --csv subscribe market:btc:usd").stdout
+    assert 5 <= heard.count('"message","market:btc:usd",') <= 9
+    offer = json.loads(host.check_output("redis-cli --raw get market:btc:usd"))
+    assert offer["state"] == "open"
+    assert offer["cells"]
+    assert 0 < int(host.check_output("redis-cli ttl market:btc:usd")) <= 3600
 
 
 def test_the_latest_price_is_kept_for_an_hour(host: Host) -> None:

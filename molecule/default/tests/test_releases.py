@@ -40,7 +40,7 @@ def live(host: Host, machine: Machine, site: Any) -> Iterator[str]:
 
 
 def main_pids(host: Host) -> list[str]:
-    units = " ".join(f"tap-trading-{name}.service" for name in ("api", "ws", "price"))
+    units = " ".join(f"tap-trading-{name}.service" for name in ("api", "ws", "price", "resolver"))
     return host.check_output(f"systemctl show --property=MainPID --value {units}").split()
 
 
@@ -122,7 +122,7 @@ def test_a_release_that_does_not_start_gives_way_to_the_previous_one(
     measured(f"a bad release, {said}")
     assert f"{OTHER} does not work" in said
     assert f"{live} is live again" in said
-    for port in (8080, 8081, 8090):
+    for port in (8080, 8081, 8090, 8091):
         assert site.get(f"http://127.0.0.1:{port}/version").json["version"] == live
     site.wait_until_healthy()
 

@@ -6,6 +6,8 @@ import re
 import ssl
 import time
 import uuid
+from collections.abc import Callable
+from datetime import datetime
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -13,12 +15,15 @@ import pytest
 from aiohttp import ClientSession
 from testinfra.host import Host
 
-from e2e.site.machine import Machine
+from e2e.site.machine import ROOT, Machine
 
-pytestmark = pytest.mark.units("nginx", "tap-trading-api", "tap-trading-ws", "tap-trading-price")
+pytestmark = pytest.mark.units("nginx", "tap-trading-*")
 #: Where Nginx brings bets.
 BETS = "/run/tap-trading-bets.sock"
-SERVICES = {"api": 8080, "ws": 8081, "price": 8090}
+SERVICES = {"api": 8080, "ws": 8081, "price": 8090, "resolver": 8091}
+LEDGER = ROOT / "app/src/tap_trading/ledger"
+#: A result is there so long after its column at the latest, in s.
+RESULT_S = 2
 VERSION = re.compile(r"v\d+\.\d+\.\d+-\d+\+[0-9a-f]{8}(\.dirty\.[0-9a-f]{8})?")
 
 
@@ -57,6 +62,7 @@ def test_all_services_are_the_live_release(site: Any, host: Host) -> None:
 
 @pytest.mark.parametrize("scheme", ["http", "https"])
 def test_the_api_reads_and_writes_sqlite_and_redis(site: Any, scheme: str) -> None:
+    site.wait_until_open()
     health = site.get(f"{scheme}://localhost/api/healthz")
     assert health.status == 200
     assert health.json["checks"] == {
@@ -64,7 +70,7 @@ def test_the_api_reads_and_writes_sqlite_and_redis(site: Any, scheme: str) -> No
         "redis": "ok",
         "price": "open",
         "revocations": "ok",
-        "schema": "version 2",
+        "schema": f"version {len(list((LEDGER / 'schema').glob('*.sql')))}",
     }
 
 
@@ -107,8 +113,9 @@ def test_tls_is_modern_and_promises_to_stay(site: Any, machine: Machine) -> None
 
 @pytest.mark.parametrize("scheme", ["http", "https"])
 async def test_the_stream_greets_and_brings_a_price_within_2_seconds(
-    stream: Any, machine: Machine, scheme: str
+    stream: Any, machine: Machine, site: Any, scheme: str
 ) -> None:
+    site.wait_until_open()
     began = time.monotonic()
     hello, price = await stream.messages("hello", "price", base=getattr(machine, scheme))
     assert time.monotonic() - began < 2
@@ -146,7 +153,46 @@ def test_a_bet_is_taken_and_is_in_the_database(place_bet: Any, host: Host) -> No
         "sqlite3 -readonly -json /data/bets.db %s",
         f"SELECT cell_id, amount, status FROM bets WHERE id = '{bet['bet_id']}'",
     )
-    assert json.loads(row) == [{"cell_id": bet["cell_id"], "amount": 1000, "status": "pending"}]
+    [found] = json.loads(row)
+    # Its rate may have been fixed already.
+    assert found.pop("status") in ("pending", "confirmed")
+    assert found == {"cell_id": bet["cell_id"], "amount": 1000}
+
+
+def test_a_bet_gets_its_rate_and_its_result_with_evidence(
+    site: Any, host: Host, measured: Callable[[str], None]
+) -> None:
+    site.wait_until_open()
+    cell = site.even_cell()
+    placed = site.bet(cell.cell_id, str(uuid.uuid4()), 1000)
+    assert placed.status == 202, placed.text
+    bet_id = placed.json["bet_id"]
+    confirmed = site.wait_for_status(bet_id, "confirmed", until=time.time() + 5)
+    rate = confirmed["reward_rate"]
+    assert re.fullmatch(r"\d+\.\d{4}", rate)
+    assert (confirmed["payout_amount"], confirmed["resolved_at"]) == (None, None)
+
+    bet = site.wait_for_status(bet_id, "won", "lost", "void", until=cell.end + RESULT_S + 1)
+    late = datetime.fromisoformat(bet["resolved_at"]).timestamp() - cell.end
+    measured(f"a result {late * 1000:.0f} ms after its column: {bet['status']} at {rate}")
+    assert 0 <= late <= RESULT_S
+    # Nothing was out, so nothing is void.
+    assert bet["status"] in ("won", "lost"), bet
+    assert bet["reward_rate"] == rate
+    bps = int(rate.replace(".", ""))
+    assert bet["payout_amount"] == (1000 * bps // 10_000 if bet["status"] == "won" else 0)
+
+    evidence = bet["evidence"]
+    assert evidence["void_reason"] is None
+    assert evidence["rate"]["bar"] < cell.start * 1000
+    assert all(cell.start * 1000 <= bar["t"] < cell.end * 1000 for bar in evidence["bars"])
+    assert len(evidence["bars"]) == evidence["result"]["bars"] > 0
+    touched = any(bar["low"] <= cell.high and bar["high"] >= cell.low for bar in evidence["bars"])
+    assert touched is (bet["status"] == "won")
+    said = host.check_output(f"tap verify {bet_id}")
+    assert said.startswith(f"{bet_id} is {bet['status']}: ")
+    assert "WRONG" not in said
+    assert host.check_output("tap audit").startswith("/data/bets.db is clean: ")
 
 
 def test_without_a_session_nobody_bets(site: Any) -> None:

@@ -11,7 +11,7 @@ from testinfra.host import Host
 
 from e2e.site.machine import Machine
 
-SERVICES = ("api", "ws", "price")
+PORTS = {"api": 8080, "ws": 8081, "price": 8090, "resolver": 8091}
 LARGEST_EXPOSURE = 2.0
 #: The wait before the second, third … attempt, in s, as the plan's back-off has it.
 WAITS = (1, 2, 4, 8)
@@ -28,7 +28,7 @@ def service_units(host: Host) -> list[str]:
 
 def test_every_service_is_sandboxed(host: Host, measured: Callable[[str], None]) -> None:
     units = service_units(host)
-    assert len(units) >= 6
+    assert len(units) >= 7
     exposures = {}
     for unit in units:
         said = host.run(f"systemd-analyze security --no-pager {unit}").stdout
@@ -38,14 +38,14 @@ def test_every_service_is_sandboxed(host: Host, measured: Callable[[str], None])
     assert max(exposures.values()) <= LARGEST_EXPOSURE, exposures
 
 
-@pytest.mark.parametrize("service", SERVICES)
+@pytest.mark.parametrize("service", PORTS)
 def test_a_service_has_half_a_core_and_a_gigabyte(
     host: Host, systemd: Callable[..., dict[str, str]], service: str
 ) -> None:
     unit = f"tap-trading-{service}"
     shown = systemd(
         f"{unit}.service", "CPUQuotaPerSecUSec", "MemoryMax", "SyslogIdentifier", "User",
-        "UnitFileState", "Restart",
+        "UnitFileState", "Restart", "Environment", "PrivateNetwork",
     )  # fmt: skip
     assert shown == {
         "CPUQuotaPerSecUSec": "500ms",
@@ -54,6 +54,8 @@ def test_a_service_has_half_a_core_and_a_gigabyte(
         "User": "app",
         "UnitFileState": "enabled",
         "Restart": "always",
+        "Environment": "OPENBLAS_NUM_THREADS=1",
+        "PrivateNetwork": "yes",  # without exchanges even the price needs none
     }
 
 
@@ -76,10 +78,12 @@ def test_the_kernel_enforces_the_limits(host: Host, machine: Machine) -> None:
 
 
 def test_the_ports_belong_to_the_socket_units(host: Host) -> None:
-    for service, port in (("api", 8080), ("ws", 8081), ("price", 8090)):
+    for service, port in PORTS.items():
         shown = host.check_output(f"systemctl show tap-trading-{service}.socket -p Listen")
         assert shown.splitlines()[0] == f"Listen=127.0.0.1:{port} (Stream)"
         assert host.service(f"tap-trading-{service}.socket").is_enabled
+        listening = host.check_output(f"ss --no-header --numeric --listening --tcp sport = :{port}")
+        assert [line.split()[3] for line in listening.splitlines()] == [f"127.0.0.1:{port}"]
 
 
 def test_the_price_is_logged_once_a_second(host: Host) -> None:

@@ -35,9 +35,9 @@ from pathlib import Path
 
 VERSION = re.compile(r"v[0-9]+\.[0-9]+\.[0-9]+-[0-9]+\+[0-9a-f]{7,40}(\.dirty\.[0-9a-f]{8})?")
 
-SERVICES = ("api", "ws", "price")
+SERVICES = ("api", "ws", "price", "resolver")
 #: Where each service answers /healthz and /version.
-PORTS = {"api": 8080, "ws": 8081, "price": 8090}
+PORTS = {"api": 8080, "ws": 8081, "price": 8090, "resolver": 8091}
 SMOKE_TEST_S = 30.0
 
 #: What an artifact says about itself.
@@ -253,7 +253,7 @@ def _migrate(machine: Machine, version: str) -> None:
         raise ReleaseError("there is no user app: run playbooks/provision.yml first") from error
     machine.run(
         "setpriv", f"--reuid={app.pw_uid}", f"--regid={app.pw_gid}", "--init-groups",
-        "env", "-i", "DB_PATH=/data/bets.db",
+        "env", "-i", "DB_PATH=/data/bets.db", "PRICES_DB_PATH=/data/prices.db",
         str(machine.releases / version / "tap"), "migrate",
     )  # fmt: skip
 

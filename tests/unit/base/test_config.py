@@ -55,6 +55,12 @@ def test_values_are_read_with_their_types() -> None:
         ("TAP_STAKES", "100,-5"),
         ("TAP_STAKES", "ten"),
         ("TAP_GRID_COLUMNS", "5"),
+        ("TAP_VENUES", ""),
+        ("TAP_VENUES", "coinbase,mtgox"),
+        ("TAP_VENUES", "coinbase,binance"),
+        ("TAP_QUORUM", "0"),
+        ("TAP_CROSS_CHECK", "kraken"),
+        ("TAP_KRAKEN_URL", "https://ws.kraken.com"),
         ("TAP_REPLAY_SPEED", "0"),
         ("TAP_REPLAY_SPEED", "nan"),
         ("TAP_REPLAY_SPEED", "inf"),
@@ -92,3 +98,13 @@ def test_every_setting_has_a_name_and_a_description() -> None:
     for field in config.Settings.model_fields.values():
         assert field.description
         assert field.description.endswith(".")
+
+
+def test_the_quorum_can_be_reached() -> None:
+    assert load({"TAP_PRICE_SOURCE": "venues", "TAP_VENUES": "kraken, gemini"}).quorum == 2
+    for wrong in (
+        {"TAP_PRICE_SOURCE": "venues", "TAP_VENUES": "kraken"},
+        {"TAP_VENUES": "kraken,gemini,kraken"},
+    ):
+        with pytest.raises(ConfigError, match="TAP_VENUES"):
+            load(wrong)

@@ -1,7 +1,10 @@
 """Log lines: the plan's format, one JSON object a line."""
 
+import contextlib
 import json
 import logging
+import os
+from pathlib import Path
 
 import pytest
 import structlog
@@ -53,3 +56,17 @@ def test_libraries_speak_the_same_way(capsys: pytest.CaptureFixture[str]) -> Non
 
 def test_times_have_milliseconds() -> None:
     assert logger.rfc3339_ms(1_764_000_000_007) == "2025-11-24T16:00:00.007Z"
+
+
+def test_a_reader_of_the_log_that_is_gone_stops_nobody(monkeypatch: pytest.MonkeyPatch) -> None:
+    reading, writing = os.pipe()
+    os.close(reading)
+    with open(writing, "w", buffering=1) as gone:  # noqa: PTH123 - a descriptor, not a path
+        with monkeypatch.context() as patched:
+            patched.setattr("sys.stdout", gone)
+            logger.configure("api", "info")
+            logger.get().info("nobody reads this")
+        with contextlib.suppress(BrokenPipeError):
+            gone.flush()
+        with Path(os.devnull).open("wb") as null:
+            os.dup2(null.fileno(), writing)

@@ -82,6 +82,10 @@ _SITE_DOMAIN = rf"^{_SITE}$"
 _SITE_URI = rf"^https?://{_SITE}(/[A-Za-z0-9\-._~/]*)?$"
 
 
+VenueName = Annotated[str, Field(pattern=r"^(coinbase|kraken|bitstamp|gemini)$")]
+FeedUrl = Annotated[str, Field(pattern=r"^(wss?://[^\s]+)?$", max_length=500)]
+
+
 class Settings(BaseModel):
     """All settings. The alias of a field is the name of its environment variable."""
 
@@ -92,6 +96,11 @@ class Settings(BaseModel):
     )
     db_path: Path = Field(
         Path("/data/bets.db"), alias="DB_PATH", description="SQLite file of bets and ledger."
+    )
+    prices_db_path: Path = Field(
+        Path("/data/prices.db"),
+        alias="PRICES_DB_PATH",
+        description="SQLite file of the index's bars.",
     )
     metrics_dir: Path = Field(
         Path("/data/metrics"),
@@ -126,6 +135,19 @@ class Settings(BaseModel):
         alias="TAP_PRICE_LISTEN",
         description="Where the price service answers health, version and metrics when systemd "
         "hands it no socket.",
+    )
+    resolver_listen: TcpAddress = Field(
+        Address("127.0.0.1", 8091),
+        alias="TAP_RESOLVER_LISTEN",
+        description="Where the resolver answers health, version and metrics when systemd hands it "
+        "no socket.",
+    )
+    speed_bump_ms: int = Field(
+        300,
+        alias="TAP_SPEED_BUMP_MS",
+        ge=0,
+        le=5_000,
+        description="A bet's rate is computed from the first bar so many ms after it arrived.",
     )
     allowed_origins: Annotated[tuple[Origin, ...], BeforeValidator(_listed)] = Field(
         (),
@@ -180,6 +202,27 @@ class Settings(BaseModel):
         le=10**15,
         description="The most that may be at stake on a column, all users together, in cents.",
     )
+    max_open_liability: int = Field(
+        5_000_000,
+        alias="TAP_MAX_OPEN_LIABILITY",
+        gt=0,
+        le=10**15,
+        description="The most that a user's open bets may pay together, in cents.",
+    )
+    max_cell_liability: int = Field(
+        25_000_000,
+        alias="TAP_MAX_CELL_LIABILITY",
+        gt=0,
+        le=10**15,
+        description="The most that the bets on a cell may pay, all users together, in cents.",
+    )
+    max_column_liability: int = Field(
+        250_000_000,
+        alias="TAP_MAX_COLUMN_LIABILITY",
+        gt=0,
+        le=10**15,
+        description="The most that the bets on a column may pay, all users together, in cents.",
+    )
     practice_credit: int = Field(
         100_000,
         alias="TAP_PRACTICE_CREDIT",
@@ -207,11 +250,47 @@ class Settings(BaseModel):
     grid_rows: int = Field(
         12, alias="TAP_GRID_ROWS", ge=2, le=200, description="Rows of the grid around the price."
     )
-    price_source: Literal["mock", "replay"] = Field(
+    price_source: Literal["mock", "replay", "venues"] = Field(
         "mock",
         alias="TAP_PRICE_SOURCE",
-        description="Where prices come from: mock (a seeded random walk) or replay (a file of "
-        "recorded trades, re-stamped to now, looping).",
+        description="Where prices come from: mock (a seeded random walk), replay (a file of "
+        "recorded trades, re-stamped to now, looping) or venues (the index over exchanges).",
+    )
+    venues: Annotated[tuple[VenueName, ...], BeforeValidator(_listed)] = Field(
+        ("coinbase", "kraken", "bitstamp", "gemini"),
+        alias="TAP_VENUES",
+        min_length=1,
+        description="The exchanges that the index is made of, separated by commas: coinbase, "
+        "kraken, bitstamp, gemini.",
+    )
+    quorum: int = Field(
+        2,
+        alias="TAP_QUORUM",
+        ge=1,
+        le=4,
+        description="So many exchanges have to be heard and to agree, else there is no price.",
+    )
+    cross_check: Literal["", "binance"] = Field(
+        "binance",
+        alias="TAP_CROSS_CHECK",
+        description="An exchange that the index is compared with and never made of, or empty.",
+    )
+    coinbase_url: FeedUrl = Field(
+        "", alias="TAP_COINBASE_URL", description="Coinbase's feed; empty: the exchange's own."
+    )
+    kraken_url: FeedUrl = Field(
+        "",
+        alias="TAP_KRAKEN_URL",
+        description="Kraken's feed, version 2 if its path ends in /v2; empty: the exchange's own.",
+    )
+    bitstamp_url: FeedUrl = Field(
+        "", alias="TAP_BITSTAMP_URL", description="Bitstamp's feed; empty: the exchange's own."
+    )
+    gemini_url: FeedUrl = Field(
+        "", alias="TAP_GEMINI_URL", description="Gemini's feed; empty: the exchange's own."
+    )
+    binance_url: FeedUrl = Field(
+        "", alias="TAP_BINANCE_URL", description="Binance's feed; empty: the exchange's own."
     )
     mock_seed: int = Field(
         1, alias="TAP_MOCK_SEED", ge=0, description="Seed of the mock source's random walk."
@@ -241,6 +320,14 @@ class Settings(BaseModel):
     def _replay_needs_a_file(self) -> Self:
         if self.price_source == "replay" and self.replay_file is None:
             raise ValueError("TAP_PRICE_SOURCE=replay needs TAP_REPLAY_FILE")
+        return self
+
+    @model_validator(mode="after")
+    def _venues_reach_the_quorum(self) -> Self:
+        if len(set(self.venues)) < len(self.venues):
+            raise ValueError("TAP_VENUES names an exchange twice")
+        if self.price_source == "venues" and self.quorum > len(self.venues):
+            raise ValueError(f"TAP_QUORUM={self.quorum} of {len(self.venues)} in TAP_VENUES")
         return self
 
     @model_validator(mode="after")

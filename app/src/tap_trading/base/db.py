@@ -50,6 +50,8 @@ READER_PRAGMAS: dict[str, int | str] = {
 
 _CACHED_STATEMENTS = 256
 _LOCK_WAIT_S = 5.0
+#: A writer that waits for another one's transaction looks this often at least.
+_LONGEST_PAUSE_S = 0.002
 
 
 class DatabaseError(Exception):
@@ -188,7 +190,7 @@ class WriterLock:
                         f"another process has held {self._path} for {wait_s:g} s"
                     ) from None
                 time.sleep(pause)
-                pause = min(pause * 2, 0.02)
+                pause = min(pause * 2, _LONGEST_PAUSE_S)
         try:
             yield
         finally:

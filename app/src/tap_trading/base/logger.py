@@ -4,12 +4,13 @@ Keys, in this order: level, time (RFC 3339 UTC, ms), request_id (inside a reques
 component, message, then whatever the line has to say.
 """
 
+import contextlib
 import logging
 import sys
 from collections.abc import MutableMapping
 from datetime import UTC, datetime
 from functools import lru_cache
-from typing import Any
+from typing import Any, TextIO, cast
 
 import orjson
 import structlog
@@ -60,6 +61,21 @@ class _ToStructlog(logging.Handler):
         )
 
 
+class _Output:
+    """Standard output that may be gone: whoever read the log has ended, and the service goes on."""
+
+    def write(self, text: str) -> int:
+        """Write what can be written."""
+        with contextlib.suppress(OSError):
+            return sys.stdout.write(text)
+        return 0
+
+    def flush(self) -> None:
+        """Hand on what can be handed on."""
+        with contextlib.suppress(OSError):
+            sys.stdout.flush()
+
+
 def configure(component: str, level: str) -> None:
     """Set logging up for this process. Call once, before the first line is written."""
     threshold = logging.getLevelNamesMapping()[level.upper()]
@@ -73,7 +89,7 @@ def configure(component: str, level: str) -> None:
             _json,
         ],
         wrapper_class=structlog.make_filtering_bound_logger(threshold),
-        logger_factory=structlog.PrintLoggerFactory(sys.stdout),
+        logger_factory=structlog.PrintLoggerFactory(cast("TextIO", _Output())),
         cache_logger_on_first_use=True,
     )
     structlog.contextvars.clear_contextvars()

@@ -13,19 +13,24 @@ from pathlib import Path
 from tap_trading.base import config, version
 from tap_trading.base.config import Address, Settings
 from tap_trading.base.db import DatabaseError
-from tap_trading.cli import audit, money, show
+from tap_trading.cli import audit, market, money, show, verify
 from tap_trading.cli.command import RefusedError, adder
 from tap_trading.ledger import backup, migrations
 from tap_trading.ledger.accounts import AccountError
+from tap_trading.market import price_store
 
 _TIMEOUT_S = 5.0
 
 
 def _migrate(settings: Settings, _args: argparse.Namespace) -> int:
-    done = migrations.migrate(settings.db_path)
-    for migration in done:
-        print(f"applied {migration.name}")
-    if not done:
+    done = {
+        settings.db_path: migrations.migrate(settings.db_path),
+        settings.prices_db_path: price_store.migrate(settings.prices_db_path),
+    }
+    for path, applied in done.items():
+        for migration in applied:
+            print(f"applied {migration.name} to {path}")
+    if not any(done.values()):
         print("the schema is up to date")
     return 0
 
@@ -42,9 +47,10 @@ def _health(settings: Settings, _args: argparse.Namespace) -> int:
         ("api", settings.api_listen),
         ("ws", settings.ws_listen),
         ("price", settings.price_listen),
+        ("resolver", settings.resolver_listen),
     ):
         healthy, text = _ask(address)
-        print(f"{name:<6} {text}")
+        print(f"{name:<9} {text}")
         worst |= not healthy
     return int(worst)
 
@@ -93,7 +99,9 @@ def _parser() -> argparse.ArgumentParser:
     show.add_to(add)
     money.add_to(add)
     audit.add_to(add)
-    add("migrate", _migrate, "Bring the database's schema up to date, creating it if need be.")
+    verify.add_to(add)
+    market.add_to(add)
+    add("migrate", _migrate, "Bring both databases' schemas up to date, creating them if need be.")
     command = add("backup", _backup, "Make a checked, compressed copy of the database.")
     command.add_argument(
         "--dest", type=Path, default=Path("/data/backups"), help="folder of the copies"

@@ -6,9 +6,6 @@ it is written once, however often it is asked for.
 """
 
 import argparse
-import getpass
-import os
-import sys
 import time
 from contextlib import closing
 from dataclasses import dataclass
@@ -19,7 +16,7 @@ import apsw
 from tap_trading.base.clock import system_clock
 from tap_trading.base.config import Settings
 from tap_trading.base.db import DatabaseError, WriterLock, open_writer
-from tap_trading.cli import amounts
+from tap_trading.cli import amounts, operator
 from tap_trading.cli.command import Add, RefusedError, Run, books
 from tap_trading.ledger import accounts, statement
 from tap_trading.ledger.accounts import Account, RefType
@@ -35,7 +32,6 @@ _COMMANDS = (
 
 #: An account that changes this often between showing and writing is left alone.
 _ATTEMPTS = 100
-_LONGEST_TEXT = 200
 #: The services hold the writer's lock for milliseconds, though often.
 _LOCK_WAIT_S = 30.0
 
@@ -63,26 +59,12 @@ def add_to(add: Add) -> None:
             type=amounts.parse_signed if kind == "ADJUSTMENT" else amounts.parse,
             help="dollars, such as 12.50",
         )
-        command.add_argument("--reason", type=_text, required=True, help="why, for the books")
         command.add_argument(
             "--reference",
             type=_reference,
             help="name of this movement, written only once however often it is repeated",
         )
-        command.add_argument(
-            "--operator",
-            type=_text,
-            help="who does it, for the books; default: who called sudo, else who is logged in",
-        )
-        command.add_argument("--yes", action="store_true", help="do not ask")
-
-
-def _text(text: str) -> str:
-    if not text.strip() or len(text) > _LONGEST_TEXT or not text.isprintable():
-        raise argparse.ArgumentTypeError(
-            f"must be 1 to {_LONGEST_TEXT} printable characters, not all of them blank"
-        )
-    return text.strip()
+        operator.add_arguments(command, "the books")
 
 
 def _reference(text: str) -> str:
@@ -98,21 +80,12 @@ def _runs(kind: RefType) -> Run:
             user=args.user,
             amount=-args.amount if kind == "WITHDRAWAL" else args.amount,
             reason=args.reason,
-            operator=args.operator or _login(),
+            operator=operator.name_of(args),
             reference=args.reference or new_id("ops", system_clock()),
         )
         return _carry_out(settings.db_path, order, ask=not args.yes)
 
     return run
-
-
-def _login() -> str:
-    if sudo_user := os.environ.get("SUDO_USER"):
-        return sudo_user
-    try:
-        return getpass.getuser()
-    except (KeyError, OSError):
-        raise RefusedError("nobody is logged in; say who does this with --operator") from None
 
 
 def _carry_out(path: Path, order: _Order, *, ask: bool) -> int:
@@ -127,7 +100,7 @@ def _carry_out(path: Path, order: _Order, *, ask: bool) -> int:
             raise RefusedError(
                 f"{account.user_id} has only {amounts.shown(account.balance)}; nothing was written"
             )
-        if ask and not _confirmed():
+        if ask and not operator.confirmed():
             print("not confirmed; nothing was written")
             return 1
         try:
@@ -188,19 +161,6 @@ def _show(order: _Order, account: Account) -> None:
         ("reference", order.reference),
     ):
         print(f"{name:<10} {text}")
-
-
-def _confirmed() -> bool:
-    """Ask at the terminal. Raises RefusedError when there is none."""
-    if not (sys.stdin.isatty() and sys.stdout.isatty()):
-        raise RefusedError(
-            "there is no terminal to ask at, so nothing was written; confirm with --yes"
-        )
-    try:
-        return input("write this? [y/N] ").strip().lower() in ("y", "yes")
-    except (EOFError, KeyboardInterrupt):
-        print()
-        return False
 
 
 def _write(path: Path, account: Account, order: _Order) -> Account:

@@ -54,11 +54,11 @@ def _bet(settings: Settings, args: argparse.Namespace) -> int:
         if bet is None:
             raise RefusedError(f"there is no bet with the id {args.bet_id}")
         entries = statement.entries_of(connection, args.bet_id)
-        house = statement.house_side(connection, args.bet_id)
+        house = statement.house_sides(connection, args.bet_id)
     _print_table([(name, _column(name, value)) for name, value in bet.items()])
     _print_entries("entries" if entries else "no entries", entries)
-    if house is not None:
-        _print_entries("the house's side, with the rest of the batch", [house])
+    if house:
+        _print_entries("the house's side, with the rest of the batch", house)
     return 0
 
 

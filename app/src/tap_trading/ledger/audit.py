@@ -14,8 +14,8 @@ import apsw
 
 from tap_trading.base.db import DatabaseError
 
-#: The first schema whose bets move money.
-_OLDEST_SCHEMA = 2
+#: The first schema whose bets are settled.
+_OLDEST_SCHEMA = 3
 
 #: How many sentences a report holds for each question; all findings are counted.
 LISTED = 20
@@ -80,12 +80,12 @@ _QUESTIONS = (
         "entry {} of the house for {} {} and the users' entries before it are together {} cents"
         " instead of 0",
     ),
-    # The stakes of a batch share one entry of the house; anything else is one of each.
+    # What the bets of a batch move shares one entry of the house; anything else is one of each.
     _Question(
         """
         SELECT ref_type, ref_id, count(*), count(*) FILTER (WHERE user_id = 'house'), sum(amount)
         FROM transaction_ledger
-        WHERE ref_type <> 'BET'
+        WHERE ref_type NOT IN ('BET', 'PAYOUT', 'REFUND')
         GROUP BY ref_type, ref_id
         HAVING count(*) <> 2 OR count(*) FILTER (WHERE user_id = 'house') <> 1 OR sum(amount) <> 0
         """,
@@ -107,12 +107,34 @@ _QUESTIONS = (
         """,
         "bet {} of {} is {} with a stake of {} cents, but its entry moved {}",
     ),
+    # Paid once if it was won, given back once if it is void, and neither in any other case.
+    _Question(
+        """
+        SELECT b.id, b.user_id, b.status, b.amount,
+               coalesce(b.reward_rate_bps || ' basis points', 'no rate'),
+               coalesce(b.payout_amount || ' cents', 'nothing'),
+               coalesce(p.amount || ' cents', 'nothing'), coalesce(r.amount || ' cents', 'nothing')
+        FROM bets b
+        LEFT JOIN transaction_ledger p
+          ON p.user_id = b.user_id AND p.ref_type = 'PAYOUT' AND p.ref_id = b.id
+        LEFT JOIN transaction_ledger r
+          ON r.user_id = b.user_id AND r.ref_type = 'REFUND' AND r.ref_id = b.id
+        WHERE p.amount IS NOT CASE WHEN b.status = 'won' THEN b.payout_amount END
+          OR r.amount IS NOT CASE WHEN b.status = 'void' THEN b.amount END
+          OR b.payout_amount IS NOT CASE
+            WHEN b.status = 'won' THEN b.amount * b.reward_rate_bps / 10000
+            WHEN b.status = 'lost' THEN 0
+          END
+        """,
+        "bet {} of {} is {} with a stake of {} cents at {} and a payout of {}, but it was paid {}"
+        " and given back {}",
+    ),
     _Question(
         """
         SELECT e.id, e.user_id, e.amount, e.ref_id, coalesce('is of ' || b.user_id, 'is not there')
         FROM transaction_ledger e
         LEFT JOIN bets b ON b.id = e.ref_id
-        WHERE e.ref_type = 'BET' AND e.user_id <> 'house' AND e.user_id IS NOT b.user_id
+        WHERE e.ref_type IN ('BET', 'PAYOUT', 'REFUND') AND e.user_id <> 'house' AND e.user_id IS NOT b.user_id
         """,
         "entry {} of {} moved {} cents for bet {}, which {}",
     ),
@@ -120,10 +142,10 @@ _QUESTIONS = (
     # are open, this is twenty times as fast.
     _Question(
         """
-        SELECT u.id, u.open_stake, coalesce(o.stake, 0)
+        SELECT u.id, u.open_stake, u.open_liability, coalesce(o.stake, 0), coalesce(o.liability, 0)
         FROM users u
         LEFT JOIN (
-          SELECT b.user_id, sum(b.amount) AS stake
+          SELECT b.user_id, sum(b.amount) AS stake, sum(b.liability) AS liability
           FROM bets b
           LEFT JOIN transaction_ledger e
             ON e.user_id = b.user_id AND e.ref_type = 'BET' AND e.ref_id = b.id
@@ -131,9 +153,10 @@ _QUESTIONS = (
             AND (b.idempotency_key IS NOT NULL OR e.id IS NOT NULL)
           GROUP BY +b.user_id
         ) o ON o.user_id = u.id
-        WHERE u.open_stake <> coalesce(o.stake, 0)
+        WHERE u.open_stake <> coalesce(o.stake, 0) OR u.open_liability <> coalesce(o.liability, 0)
         """,
-        "{} has an open stake of {} cents, but its open bets add up to {}",
+        "{} has an open stake of {} and an open liability of {} cents, but its open bets add up to"
+        " {} and {}",
     ),
     _Question(
         """

@@ -10,12 +10,14 @@ from collections.abc import Sequence
 import apsw
 import orjson
 
+from tap_trading.ledger import journal
 from tap_trading.ledger.accounts import HOUSE
+from tap_trading.ledger.journal import Account, Movement, as_json
 from tap_trading.ledger.placing import (
-    Account,
     BetRequest,
     Books,
     Decision,
+    Exposure,
     KnownBet,
     Limits,
     Outcome,
@@ -25,11 +27,11 @@ from tap_trading.ledger.placing import (
     scopes,
 )
 
-# One row of JSON: the accounts, the bets behind the keys, the taken cells, the stakes.
+# One row of JSON: the accounts, the bets behind the keys, the taken cells, the exposures.
 # Each asked for is [user, key, cell].
 _READ = """
 SELECT
-  (SELECT json_group_array(json_array(u.id, u.balance, u.open_stake))
+  (SELECT json_group_array(json_array(u.id, u.balance, u.open_stake, u.open_liability))
    FROM (SELECT DISTINCT value ->> 0 AS id FROM json_each(?1)) e CROSS JOIN users u USING (id)),
   (SELECT balance FROM users WHERE id = 'house'),
   (SELECT json_group_array(json_array(
@@ -43,37 +45,22 @@ SELECT
    FROM json_each(?1) e
    CROSS JOIN bets b ON b.cell_id = e.value ->> 2 AND b.user_id = e.value ->> 0
    WHERE b.status <> 'insufficient_funds'),
-  (SELECT json_group_object(x.scope, x.stake)
+  (SELECT json_group_object(x.scope, json_array(x.stake, x.liability))
    FROM json_each(?2) s CROSS JOIN exposures x ON x.scope = s.value)
 """
 
 # One row at a time: a statement that writes several keeps a copy of every page it touches,
-# to be able to undo itself. `OR FAIL` spares that where a statement changes many rows: the
-# batch is undone as a whole.
+# to be able to undo itself. `OR FAIL` spares that where a statement changes many rows.
 _WRITE_BET = """
 INSERT INTO bets (id, user_id, cell_id, amount, min_reward_rate_bps, status, placed_at,
-                  resolved_at, idempotency_key)
-VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)
+                  resolved_at, idempotency_key, liability)
+VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
 """
 
-_WRITE_ENTRY = """
-INSERT INTO transaction_ledger (id, user_id, amount, balance_after, ref_type, ref_id, created_at,
-                                metadata)
-VALUES (?, ?, ?, ?, 'BET', ?, ?, ?)
-"""
-
-_WRITE_ACCOUNTS = """
-UPDATE OR FAIL users
-SET balance = e.value ->> 1, open_stake = e.value ->> 2, version = version + 1,
-    updated_at = e.value ->> 3
-FROM json_each(?) e
-WHERE users.id = e.value ->> 0
-"""
-
-_WRITE_STAKES = """
-INSERT OR FAIL INTO exposures (scope, stake)
-SELECT key, value FROM json_each(?) WHERE true
-ON CONFLICT (scope) DO UPDATE SET stake = excluded.stake
+_WRITE_EXPOSURES = """
+INSERT OR FAIL INTO exposures (scope, stake, liability)
+SELECT key, value ->> 0, value ->> 1 FROM json_each(?) WHERE true
+ON CONFLICT (scope) DO UPDATE SET stake = excluded.stake, liability = excluded.liability
 """
 
 
@@ -97,22 +84,18 @@ class BetBooks:
         return [decision.outcome for decision in decisions]
 
 
-def _json(rows: object) -> str:
-    return orjson.dumps(rows).decode()
-
-
 def _read(connection: apsw.Connection, requests: Sequence[BetRequest]) -> tuple[Books, int]:
     """The books as far as these requests concern them, and the house's balance in cents."""
     asked = [(r.user_id, r.idempotency_key, r.cell_id) for r in requests]
     wanted = {scope for r in requests if r.refusal is None for scope in scopes(r.cell_id)}
-    ((accounts, house, known, taken, stakes),) = connection.execute(
-        _READ, (_json(asked), _json(list(wanted)))
+    ((accounts, house, known, taken, exposures),) = connection.execute(
+        _READ, (as_json(asked), as_json(list(wanted)))
     )
     books = Books(
         accounts={user: Account(*amounts) for user, *amounts in orjson.loads(accounts)},
         known={(user, key): _known(*bet) for user, key, *bet in orjson.loads(known)},
         taken={(user, cell) for user, cell in orjson.loads(taken)},
-        stakes=orjson.loads(stakes),
+        exposures={scope: Exposure(*sums) for scope, sums in orjson.loads(exposures).items()},
     )
     return books, house
 
@@ -141,10 +124,9 @@ def _write(
     then one for the house's, with the sum of them (ADR 0010).
     """
     bets: list[tuple[object, ...]] = []
-    entries: list[tuple[object, ...]] = []
+    movements: list[Movement] = []
     users: dict[str, int] = {}
-    stakes: dict[str, int] = {}
-    taken = 0
+    exposures: dict[str, Exposure] = {}
     for request, outcome, _ in fresh:
         placed = isinstance(outcome, Placed)
         bets.append(
@@ -156,39 +138,22 @@ def _write(
                 request.placed_at,
                 None if placed else request.placed_at,
                 request.idempotency_key,
+                request.liability if placed else 0,
             )
         )
         if not isinstance(outcome, Placed):
             continue
         bet_id, at, user_id = request.bet_id, request.placed_at, request.user_id
-        entry_id = f"led_{bet_id.removeprefix('bet_')}u"
-        entries.append((entry_id, user_id, -request.amount, outcome.balance, bet_id, at, None))
-        taken += request.amount
+        entry_id = f"led_{bet_id.removeprefix('bet_')}"
+        movements.append(Movement(entry_id, user_id, -request.amount, outcome.balance, bet_id, at))
         users[user_id] = at
         for scope in scopes(request.cell_id):
-            stakes[scope] = books.stakes[scope]
+            exposures[scope] = books.exposures[scope]
     connection.executemany(_WRITE_BET, bets)
-    if not entries:
+    if not movements:
         return
-    house += taken
-    last = max(users.values())
-    journal = fresh[0].request.bet_id.removeprefix("bet_")
-    entries.append(
-        (
-            f"led_{journal}h",
-            HOUSE,
-            taken,
-            house,
-            f"batch_{journal}",
-            last,
-            _json({"bets": len(entries)}),
-        )
-    )
-    connection.executemany(_WRITE_ENTRY, entries)
-    accounts = [
-        (user, books.accounts[user].balance, books.accounts[user].open_stake, at)
-        for user, at in users.items()
-    ]
-    accounts.append((HOUSE, house, 0, last))
-    connection.execute(_WRITE_ACCOUNTS, (_json(accounts),))
-    connection.execute(_WRITE_STAKES, (_json(stakes),))
+    books.accounts[HOUSE] = Account(journal.write(connection, "BET", movements, house), 0, 0)
+    users[HOUSE] = max(users.values())
+    journal.write_accounts(connection, books.accounts, users)
+    sums = {scope: (each.stake, each.liability) for scope, each in exposures.items()}
+    connection.execute(_WRITE_EXPOSURES, (as_json(sums),))

@@ -1,121 +1,26 @@
-"""Schema migrations: ordered SQL files, each applied once, in its own transaction with
-its record. Expand only: an older release keeps working on a newer schema.
+"""The schema of the books: the migrations of `schema/` beside this module."""
 
-The files are `schema/NNN_name.sql` beside this module. A file that was applied must
-never change; its checksum is compared.
-"""
-
-import hashlib
-import re
-import time
-from dataclasses import dataclass
-from importlib import resources
+from collections.abc import Sequence
 from pathlib import Path
 
-import apsw
-
-from tap_trading.base.db import DatabaseError, ReaderPool, WriterLock, open_writer
-
-_FILE_NAME = re.compile(r"(\d{3})_[a-z0-9_]+\.sql")
-
-_RECORDS = """
-CREATE TABLE IF NOT EXISTS schema_migrations (
-    version INTEGER PRIMARY KEY,
-    name TEXT NOT NULL,
-    sha256 TEXT NOT NULL,
-    applied_at INTEGER NOT NULL  -- Unix ms
-) STRICT
-"""
-
-
-@dataclass(frozen=True, slots=True)
-class Migration:
-    """One step of the schema."""
-
-    version: int
-    name: str
-    sql: str
-
-    @property
-    def sha256(self) -> str:
-        """Checksum of the SQL."""
-        return hashlib.sha256(self.sql.encode()).hexdigest()
+from tap_trading.base import migrations
+from tap_trading.base.db import ReaderPool
+from tap_trading.base.migrations import Migration
 
 
 def available() -> list[Migration]:
     """The migrations this release carries, in order: 1, 2, 3 and so on."""
-    files = resources.files("tap_trading.ledger").joinpath("schema").iterdir()
-    found = [
-        Migration(int(match[1]), file.name, file.read_text("utf-8"))
-        for file in files
-        if (match := _FILE_NAME.fullmatch(file.name))
-    ]
-    found.sort(key=lambda migration: migration.version)
-    if [m.version for m in found] != list(range(1, len(found) + 1)):
-        raise DatabaseError(f"migrations are not numbered 1, 2, 3 …: {[m.name for m in found]}")
-    return found
+    return migrations.available("tap_trading.ledger")
 
 
-def migrate(path: Path, migrations: list[Migration] | None = None) -> list[Migration]:
-    """Bring the database at `path` up to date, creating it if need be.
+def migrate(path: Path, wanted: Sequence[Migration] | None = None) -> list[Migration]:
+    """Bring the books at `path` up to date, creating them if need be.
 
-    Returns what was applied now. A failing migration leaves the schema as it was before
-    it. Raises DatabaseError.
+    Returns what was applied now. Raises DatabaseError.
     """
-    wanted = available() if migrations is None else migrations
-    lock = WriterLock(path)
-    try:
-        with lock.held():
-            connection = open_writer(path, create=True)
-            try:
-                return _apply(connection, wanted)
-            except apsw.Error as error:
-                raise DatabaseError(f"{path}: {error}") from error
-            finally:
-                connection.close()
-    finally:
-        lock.close()
-
-
-def _apply(connection: apsw.Connection, wanted: list[Migration]) -> list[Migration]:
-    connection.execute(_RECORDS)
-    applied = dict(connection.execute("SELECT version, sha256 FROM schema_migrations"))
-    done = []
-    for migration in wanted:
-        if migration.version in applied:
-            if applied[migration.version] != migration.sha256:
-                raise DatabaseError(f"{migration.name} was changed after it had been applied")
-            continue
-        try:
-            connection.execute("BEGIN IMMEDIATE")
-            connection.execute(migration.sql)
-            connection.execute(
-                "INSERT INTO schema_migrations VALUES (?, ?, ?, ?)",
-                (migration.version, migration.name, migration.sha256, time.time_ns() // 10**6),
-            )
-            connection.execute("COMMIT")
-        except apsw.Error as error:
-            if connection.in_transaction:
-                connection.execute("ROLLBACK")
-            raise DatabaseError(f"{migration.name} failed and changed nothing: {error}") from error
-        done.append(migration)
-    return done
+    return migrations.migrate(path, available() if wanted is None else wanted)
 
 
 async def check_schema(readers: ReaderPool) -> int:
-    """The database's schema version. Raises DatabaseError when this release needs a newer one."""
-    wanted = available()[-1].version
-    try:
-        row = await readers.run(
-            lambda connection: connection.execute(
-                "SELECT max(version) FROM schema_migrations"
-            ).fetchone()
-        )
-    except DatabaseError as error:
-        raise DatabaseError(f"no schema in the database ({error}); run: tap migrate") from error
-    version = int(row[0]) if row and row[0] is not None else 0
-    if version < wanted:
-        raise DatabaseError(
-            f"the database's schema is {version}, this release needs {wanted}; run: tap migrate"
-        )
-    return version
+    """The books' schema version. Raises DatabaseError when this release needs a newer one."""
+    return await migrations.check_schema(readers, available())

@@ -11,6 +11,8 @@ from enum import StrEnum
 from functools import lru_cache
 from typing import NamedTuple
 
+from tap_trading.ledger.journal import Account
+
 
 class Refusal(StrEnum):
     """Why a bet is not placed, as the API's `code` says it."""
@@ -39,6 +41,8 @@ class BetRequest(NamedTuple):
     #: Why it cannot be placed at the moment of its arrival, whatever the books say. A retry
     #: of a bet that was placed in time gets its first answer all the same.
     refusal: Refusal | None = None
+    #: What it pays at the rate that is offered when it arrives, cents.
+    liability: int = 0
 
     @property
     def terms(self) -> tuple[str, int, int | None]:
@@ -59,20 +63,31 @@ class Placed(NamedTuple):
 Outcome = Placed | Refusal
 
 
-class Limits(NamedTuple):
-    """How much may be at stake at once, in cents."""
+#: More than all limits that can be set.
+_UNLIMITED = 10**15
 
-    user: int  # in all of a user's open bets
-    cell: int  # on a cell, of all users
-    column: int  # on a column, of all users
+
+class Limits(NamedTuple):
+    """How much may be open at once, in cents."""
+
+    user: int  # stakes of a user's open bets
+    cell: int  # stakes on a cell, of all users
+    column: int  # stakes on a column, of all users
+    # What the same bets pay, should all of them win.
+    user_liability: int = _UNLIMITED
+    cell_liability: int = _UNLIMITED
+    column_liability: int = _UNLIMITED
 
 
 @dataclass(slots=True)
-class Account:
-    """A user's money, in cents."""
+class Exposure:
+    """What is open on a cell or a column, in cents."""
 
-    balance: int
-    open_stake: int
+    stake: int = 0
+    liability: int = 0
+
+
+_NOTHING = Exposure()
 
 
 class KnownBet(NamedTuple):
@@ -91,8 +106,8 @@ class Books:
     known: dict[tuple[str, str], KnownBet] = field(default_factory=dict)
     #: Cells that a user's bet occupies, by user and cell id.
     taken: set[tuple[str, str]] = field(default_factory=set)
-    #: Stakes by scope, in cents; a scope that is missing has none.
-    stakes: dict[str, int] = field(default_factory=dict)
+    #: By scope; one that is missing has none.
+    exposures: dict[str, Exposure] = field(default_factory=dict)
 
 
 class Decision(NamedTuple):
@@ -143,8 +158,9 @@ def _refusal(books: Books, request: BetRequest, limits: Limits) -> Refusal | Non
     cell, column = scopes(request.cell_id)
     if (
         account.open_stake + request.amount > limits.user
-        or books.stakes.get(cell, 0) + request.amount > limits.cell
-        or books.stakes.get(column, 0) + request.amount > limits.column
+        or account.open_liability + request.liability > limits.user_liability
+        or _too_exposed(books, request, cell, limits.cell, limits.cell_liability)
+        or _too_exposed(books, request, column, limits.column, limits.column_liability)
     ):
         return Refusal.LIMIT_EXCEEDED
     if account.balance < request.amount:
@@ -152,13 +168,25 @@ def _refusal(books: Books, request: BetRequest, limits: Limits) -> Refusal | Non
     return None
 
 
+def _too_exposed(
+    books: Books, request: BetRequest, scope: str, most_stake: int, most_liability: int
+) -> bool:
+    exposure = books.exposures.get(scope, _NOTHING)
+    return (
+        exposure.stake + request.amount > most_stake
+        or exposure.liability + request.liability > most_liability
+    )
+
+
 def _take(books: Books, request: BetRequest) -> Placed:
+    amount, liability = request.amount, request.liability
     account = books.accounts[request.user_id]
-    account.balance -= request.amount
-    account.open_stake += request.amount
+    account.balance -= amount
+    account.open_stake += amount
+    account.open_liability += liability
     books.taken.add((request.user_id, request.cell_id))
     for scope in scopes(request.cell_id):
-        books.stakes[scope] = books.stakes.get(scope, 0) + request.amount
-    return Placed(
-        request.bet_id, request.cell_id, request.amount, account.balance, request.placed_at
-    )
+        exposure = books.exposures.setdefault(scope, Exposure())
+        exposure.stake += amount
+        exposure.liability += liability
+    return Placed(request.bet_id, request.cell_id, amount, account.balance, request.placed_at)

@@ -10,6 +10,7 @@ found by the index of their keys, whose entries are sorted for each question: so
 """
 
 import re
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Generic, NamedTuple, TypeVar
 
@@ -151,6 +152,11 @@ SELECT id, cell_id, amount, status, reward_rate_bps, payout_amount, placed_at, r
 FROM bets
 WHERE id = ? AND user_id = ?
 """
+_ANY_BET = """
+SELECT id, cell_id, amount, status, reward_rate_bps, payout_amount, placed_at, resolved_at
+FROM bets
+WHERE id = ?
+"""
 
 
 def bets(
@@ -192,7 +198,28 @@ def bet(connection: apsw.Connection, user_id: str, bet_id: str) -> Bet | None:
     return Bet(*row) if row else None
 
 
+def any_bet(connection: apsw.Connection, bet_id: str) -> Bet | None:
+    """A bet, whoever's it is; None when there is none of this id."""
+    row = connection.execute(_ANY_BET, (bet_id,)).fetchone()
+    return Bet(*row) if row else None
+
+
+def placed_between(connection: apsw.Connection, begin: int, end: int) -> Iterator[str]:
+    """The ids of all bets placed inside [begin, end), in Unix ms; ids begin with their time."""
+    rows = connection.execute(
+        "SELECT id FROM bets WHERE id >= ? AND id < ? ORDER BY id",
+        (f"bet_{begin:012x}", f"bet_{end:012x}"),
+    )
+    return (bet_id for (bet_id,) in rows)
+
+
 def balance(connection: apsw.Connection, user_id: str) -> int | None:
     """A user's balance in cents; None when there is no such account."""
     row = connection.execute("SELECT balance FROM users WHERE id = ?", (user_id,)).fetchone()
+    return row[0] if row else None
+
+
+def oldest_bet(connection: apsw.Connection) -> int | None:
+    """When the oldest bet of these books was placed, Unix ms; None when there is none."""
+    row = connection.execute("SELECT placed_at FROM bets ORDER BY rowid LIMIT 1").fetchone()
     return row[0] if row else None

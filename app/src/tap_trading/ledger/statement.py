@@ -62,22 +62,23 @@ def entries_of(connection: apsw.Connection, ref_id: str) -> list[Entry]:
     return [Entry(*row) for row in rows]
 
 
-def house_side(connection: apsw.Connection, bet_id: str) -> Entry | None:
-    """The house's entry that a bet's stake went into, together with the rest of its batch.
+def house_sides(connection: apsw.Connection, bet_id: str) -> list[Entry]:
+    """The house's entries that a bet's stake, payout or refund went into, each together with
+    the rest of its batch.
 
-    It is the first of the house after the bet's own (ADR 0010); None for a bet without one.
+    It is the first of the house after the bet's own (ADR 0010).
     """
     own = connection.execute(
-        "SELECT rowid FROM transaction_ledger WHERE ref_type = 'BET' AND ref_id = ?", (bet_id,)
-    ).fetchone()
-    if own is None:
-        return None
-    row = connection.execute(
+        "SELECT rowid FROM transaction_ledger WHERE ref_type IN ('BET', 'PAYOUT', 'REFUND')"
+        " AND ref_id = ? ORDER BY rowid",
+        (bet_id,),
+    ).fetchall()
+    rows = connection.executemany(
         # The plus keeps the house's index out: the entry is found a few rows further on.
         f"{_ENTRY} WHERE +user_id = 'house' AND rowid > ? ORDER BY rowid LIMIT 1",
         own,
-    ).fetchone()
-    return Entry(*row) if row else None
+    )
+    return [Entry(*row) for row in rows]
 
 
 def bets_by_status(connection: apsw.Connection, user_id: str) -> dict[str, int]:

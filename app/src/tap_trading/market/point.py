@@ -24,12 +24,19 @@ class PricePoint:
     """The close of the bar stamped `t`, which covers [t, t + 100 ms)."""
 
     t: int  # Unix ms, a multiple of BAR_MS
-    seq: int  # one higher with every point published
+    #: The number of its bar since 1970: one higher with every bar, whoever publishes it, and
+    #: with a hole where there was no price.
+    seq: int
     price: int  # cents
 
     def encode(self) -> str:
         """The point as Redis carries it."""
         return f"{self.t}:{self.seq}:{dollars(self.price)}"
+
+
+def number_of(t: int) -> int:
+    """The sequence number of the bar stamped `t` (Unix ms)."""
+    return t // BAR_MS
 
 
 def dollars(cents: int) -> str:

@@ -1,6 +1,11 @@
-"""Turns a source's ticks into one price every 100 ms and publishes it to Redis."""
+"""Publishes to Redis what the price service has made: prices and offers.
+
+Nobody waits for it and nothing here fails: without Redis bars are made and stored all the same,
+and who listens judges by age.
+"""
 
 import asyncio
+from collections import deque
 from dataclasses import dataclass
 
 from prometheus_client import Counter, Gauge
@@ -8,25 +13,28 @@ from prometheus_client import Counter, Gauge
 from tap_trading.base import logger
 from tap_trading.base.clock import Clock
 from tap_trading.base.metrics import ERRORS
-from tap_trading.base.redis import Redis, RedisError, sorted_set_tail
-from tap_trading.market.feeds.source import PriceSource
+from tap_trading.base.redis import Redis, RedisError
+from tap_trading.market.bars import Bar
+from tap_trading.market.offer import OFFER_CHANNEL, OFFER_KEY, Offer
 from tap_trading.market.point import (
-    BAR_MS,
     CHANNEL,
     HISTORY_KEY,
     LATEST_KEY,
     SOURCE_KEY,
     PricePoint,
-    decode,
     dollars,
+    number_of,
 )
 
 LATEST_TTL_S = 3600
 HISTORY_TTL_S = 7 * 24 * 3600
+#: Prices that may wait for Redis; older ones are of no use to anybody.
+_MOST_WAITING = 100
 
 _PUBLISHED = Counter("tap_prices_published_total", "Prices published to Redis.", ["source"])
 _LAST = Gauge("tap_price_cents", "The last price published, in cents.")
 _LAST_TIME = Gauge("tap_price_last_published_seconds", "When it was published, Unix seconds.")
+_OFFERS = Counter("tap_offers_published_total", "Offers published to Redis.")
 
 
 @dataclass(slots=True)
@@ -44,95 +52,100 @@ class _Second:
 
 
 class Publisher:
-    """One source, one price every 100 ms; a quiet source's last price goes on."""
+    """The way of one source's prices and offers into Redis."""
 
-    def __init__(self, source: PriceSource, redis: Redis, clock: Clock) -> None:
+    def __init__(self, source: str, redis: Redis, clock: Clock) -> None:
         self._source = source
         self._redis = redis
         self._clock = clock
-        self._price: int | None = None
-        self._seq = 0
+        self._bars: deque[Bar] = deque(maxlen=_MOST_WAITING)
+        self._offer: Offer | None = None
+        self._wake = asyncio.Event()
+        self._begun = False
         self._second = _Second()
         self._last_second = 0
         self._outage = False
 
-    async def resume(self) -> None:
-        """Continue the sequence where the last process left it. Raises RedisError.
+    def price(self, bar: Bar) -> None:
+        """Publish the close of a bar soon."""
+        self._bars.append(bar)
+        self._wake.set()
 
-        Another source's history is forgotten: its prices would look like a jump.
-        """
-        for member in await sorted_set_tail(self._redis, HISTORY_KEY, 1):
-            try:
-                # One member a second is kept: up to ten later numbers are taken already.
-                self._seq = decode(member).seq + 1000 // BAR_MS
-            except ValueError:
-                logger.get().warning("unreadable price history", member=repr(member))
-        name = self._source.name.encode()
-        if await self._redis.set(SOURCE_KEY, name, get=True) not in (name, None):
-            await self._redis.delete(HISTORY_KEY)
+    def offer(self, offer: Offer) -> None:
+        """Publish an offer soon, unless a newer one comes first."""
+        self._offer = offer
+        self._wake.set()
 
-    async def take_ticks(self) -> None:
-        """Follow the source for ever."""
-        async for tick in self._source.ticks():
-            self._price = tick.price
-
-    async def publish_bars(self) -> None:
-        """Publish at each multiple of 100 ms the price of the bar that just ended, for ever."""
+    async def run(self) -> None:
+        """Publish what there is, for ever."""
         while True:
-            now = self._clock()
-            boundary = now - now % BAR_MS + BAR_MS
-            await asyncio.sleep((boundary - now) / 1000)
-            if self._price is not None:
-                await self._publish(boundary - BAR_MS, self._price)
+            await self._wake.wait()
+            self._wake.clear()
+            bars, self._bars = list(self._bars), deque(maxlen=_MOST_WAITING)
+            offer, self._offer = self._offer, None
+            try:
+                await self._publish(bars, offer)
+            except (RedisError, OSError) as error:
+                ERRORS.labels("price_publish").inc()
+                if not self._outage:
+                    logger.get().warning("prices cannot be published; trying on", error=str(error))
+                self._outage = True
+                continue
+            if self._outage:
+                logger.get().info("prices are published again")
+                self._outage = False
+            self._count(bars, offer)
 
-    async def _publish(self, t: int, price: int) -> None:
-        log = logger.get()
-        self._seq += 1
-        point = PricePoint(t, self._seq, price)
-        wire = point.encode()
-        pipeline = self._redis.pipeline(transaction=False)
-        pipeline.publish(CHANNEL, wire)
-        pipeline.set(LATEST_KEY, dollars(price), ex=LATEST_TTL_S)
-        second = t // 1000
-        if second != self._last_second:
-            pipeline.zadd(HISTORY_KEY, {wire: t})
-            pipeline.zremrangebyscore(HISTORY_KEY, "-inf", t - HISTORY_TTL_S * 1000)
-            pipeline.expire(HISTORY_KEY, HISTORY_TTL_S)
-        try:
-            await pipeline.execute()
-        except (RedisError, OSError) as error:
-            ERRORS.labels("price_publish").inc()
-            if not self._outage:
-                log.warning("prices cannot be published; trying on", error=str(error))
-            self._outage = True
-            return
+    async def check(self) -> str:
+        """Health check: Redis takes what we publish."""
         if self._outage:
-            log.info("prices are published again")
-            self._outage = False
-        _PUBLISHED.labels(self._source.name).inc()
-        _LAST.set(price)
-        _LAST_TIME.set(self._clock() / 1000)
-        log.debug("price published", t=t, seq=point.seq, price=dollars(price))
-        self._second.add(price)
-        if second != self._last_second:
-            self._last_second = second
-            self._summarise(price)
+            raise RuntimeError("prices cannot be published")
+        return "ok"
+
+    async def _publish(self, bars: list[Bar], offer: Offer | None) -> None:
+        """Raises RedisError or OSError."""
+        if not self._begun:
+            # Another source's history is forgotten: its prices would look like a jump.
+            name = self._source.encode()
+            if await self._redis.set(SOURCE_KEY, name, get=True) not in (name, None):
+                await self._redis.delete(HISTORY_KEY)
+            self._begun = True
+        pipeline = self._redis.pipeline(transaction=False)
+        for bar in bars:
+            wire = PricePoint(bar.t, number_of(bar.t), bar.close).encode()
+            pipeline.publish(CHANNEL, wire)
+            pipeline.set(LATEST_KEY, dollars(bar.close), ex=LATEST_TTL_S)
+            if bar.t // 1000 != self._last_second:
+                self._last_second = bar.t // 1000
+                pipeline.zadd(HISTORY_KEY, {wire: bar.t})
+                pipeline.zremrangebyscore(HISTORY_KEY, "-inf", bar.t - HISTORY_TTL_S * 1000)
+                pipeline.expire(HISTORY_KEY, HISTORY_TTL_S)
+        if offer is not None:
+            wire_offer = offer.encode()
+            pipeline.publish(OFFER_CHANNEL, wire_offer)
+            pipeline.set(OFFER_KEY, wire_offer, ex=LATEST_TTL_S)
+        await pipeline.execute()
+
+    def _count(self, bars: list[Bar], offer: Offer | None) -> None:
+        if offer is not None:
+            _OFFERS.inc()
+        for bar in bars:
+            _PUBLISHED.labels(self._source).inc()
+            logger.get().debug("price published", t=bar.t, price=dollars(bar.close))
+            if self._second.published and bar.t % 1000 == 0:
+                self._summarise(bar.close)
+            self._second.add(bar.close)
+        if bars:
+            _LAST.set(bars[-1].close)
+            _LAST_TIME.set(self._clock() / 1000)
 
     def _summarise(self, price: int) -> None:
         logger.get().info(
             "prices published",
-            source=self._source.name,
+            source=self._source,
             count=self._second.published,
             price=dollars(price),
             low=dollars(self._second.low),
             high=dollars(self._second.high),
         )
         self._second = _Second()
-
-    async def check(self) -> str:
-        """Health check: the source has spoken and Redis takes what we publish."""
-        if self._price is None:
-            raise RuntimeError(f"no price from {self._source.name} yet")
-        if self._outage:
-            raise RuntimeError("prices cannot be published")
-        return "ok"

@@ -1,86 +1,163 @@
-"""The latest price as any process sees it: from the channel, with its age and state."""
+"""The market as any process sees it: the latest price and offer, from the channels, with their
+age.
 
+The price service says whether bets are taken. Should it fall silent, or Redis with it, the age
+of what it said last decides: a second line that nobody has to remember to close.
+"""
+
+import asyncio
 from collections import deque
 from collections.abc import Callable
-from enum import StrEnum
+from typing import NamedTuple, cast
 
 from tap_trading.base import logger
 from tap_trading.base.clock import Clock
 from tap_trading.base.metrics import ERRORS
 from tap_trading.base.redis import Redis, Subscription, sorted_set_tail
-from tap_trading.market.point import CHANNEL, HISTORY_KEY, PricePoint, decode
+from tap_trading.market import offer as offers
+from tap_trading.market import point as points
+from tap_trading.market.offer import OFFER_CHANNEL, OFFER_KEY, Offer
+from tap_trading.market.point import CHANNEL, HISTORY_KEY, PricePoint
+from tap_trading.market.state import (
+    DEGRADED_AFTER_MS,
+    SUSPENDED_AFTER_MS,
+    MarketState,
+    state_of,
+    worst,
+)
 
-DEGRADED_AFTER_MS = 3_000
-SUSPENDED_AFTER_MS = 10_000
-#: A price stamped further ahead than this is of a clock that has been set back since.
-_FUTURE_MS = 2_000
+__all__ = [
+    "DEGRADED_AFTER_MS",
+    "SUSPENDED_AFTER_MS",
+    "MarketState",
+    "MarketStatus",
+    "PriceWatch",
+    "state_of",
+]
+
+#: A cell may be bet on for so long after it was offered: what a trader saw is on its way.
+OFFERED_FOR_MS = 2_000
+#: The reason when it is the age that decides.
+_STALE = "no_price"
 
 
-class MarketState(StrEnum):
-    """Whether the market takes bets."""
+class MarketStatus(NamedTuple):
+    """Whether bets are taken, and why not."""
 
-    OPEN = "open"
-    DEGRADED = "degraded"  # no price for 3 s
-    SUSPENDED = "suspended"  # no price for 10 s, or none at all
-
-
-def state_of(age_ms: int | None) -> MarketState:
-    """State by the age of the latest price, in ms (None: there is none)."""
-    if age_ms is None or age_ms >= SUSPENDED_AFTER_MS or age_ms < -_FUTURE_MS:
-        return MarketState.SUSPENDED
-    return MarketState.DEGRADED if age_ms >= DEGRADED_AFTER_MS else MarketState.OPEN
+    state: MarketState
+    reason: str | None  # a stable code; None while the market is open
+    retry_in_ms: int | None  # until it may open; None when nobody knows
 
 
 class PriceWatch:
-    """Follows the published price; keeps the latest and a short history."""
+    """Follows prices and offers; keeps the latest of both and a short history of prices."""
 
-    def __init__(
-        self,
-        redis: Redis,
-        clock: Clock,
-        *,
-        history: int = 1,
-    ) -> None:
+    def __init__(self, redis: Redis, clock: Clock, *, history: int = 1) -> None:
         self._redis = redis
         self._clock = clock
-        self._subscription = Subscription(redis, CHANNEL)
-        #: Called with every new point.
+        self._prices = Subscription(redis, CHANNEL)
+        self._offers = Subscription(redis, OFFER_CHANNEL)
+        self._recent: list[Offer] = []
+        #: Called with every new point, and with every new offer.
         self.on_price: Callable[[PricePoint], None] | None = None
+        self.on_offer: Callable[[Offer], None] | None = None
         #: Oldest first.
         self.history: deque[PricePoint] = deque(maxlen=history)
-        self.check = self._subscription.check
+        #: What may be bet on: the rates of all recent offers, the newest of each cell, in basis
+        #: points by cell id.
+        self.offered: dict[str, int] = {}
 
     @property
     def latest(self) -> PricePoint | None:
         """The newest point seen."""
         return self.history[-1] if self.history else None
 
+    @property
+    def offer(self) -> Offer | None:
+        """The newest offer seen, however old; `state` says whether it stands."""
+        return self._recent[-1] if self._recent else None
+
     def state(self) -> MarketState:
         """The market's state at this moment."""
-        latest = self.latest
-        return state_of(None if latest is None else self._clock() - latest.t)
+        if not (self._recent and self.history):
+            return MarketState.SUSPENDED
+        offer, latest, now = self._recent[-1], self.history[-1], self._clock()
+        offered_ago, priced_ago = now - offer.t, now - latest.t
+        if 0 <= offered_ago < DEGRADED_AFTER_MS and 0 <= priced_ago < DEGRADED_AFTER_MS:
+            return offer.state  # nearly always
+        return worst(offer.state, state_of(offered_ago), state_of(priced_ago))
+
+    def status(self) -> MarketStatus:
+        """The state with its reason."""
+        state, offer = self.state(), self.offer
+        if offer is not None and offer.state is state:
+            return MarketStatus(state, offer.reason, offer.retry_in_ms)
+        return MarketStatus(state, _STALE, None)
 
     async def load_history(self) -> None:
-        """Start from what Redis keeps (one point a second). Raises RedisError."""
+        """Start from what Redis keeps: a point a second, and the latest offer.
+
+        Raises RedisError.
+        """
         size = self.history.maxlen or 1
         for member in await sorted_set_tail(self._redis, HISTORY_KEY, size):
             self._take(member)
+        wire = cast("bytes | None", await self._redis.get(OFFER_KEY))
+        if wire is not None:
+            self._take_offer(wire)
 
     async def follow(self) -> None:
-        """Take every published price, for ever."""
-        async for wire in self._subscription.messages():
+        """Take every published price and offer, for ever."""
+        async with asyncio.TaskGroup() as both:
+            both.create_task(self._follow_prices())
+            both.create_task(self._follow_offers())
+
+    async def check(self) -> str:
+        """Health check: fails while one of the subscriptions is down."""
+        await self._offers.check()
+        return await self._prices.check()
+
+    async def _follow_prices(self) -> None:
+        async for wire in self._prices.messages():
             point = self._take(wire)
             if point and self.on_price:
                 self.on_price(point)
 
+    async def _follow_offers(self) -> None:
+        async for wire in self._offers.messages():
+            offer = self._take_offer(wire)
+            if offer and self.on_offer:
+                self.on_offer(offer)
+
     def _take(self, wire: bytes) -> PricePoint | None:
         try:
-            point = decode(wire)
+            point = points.decode(wire)
         except ValueError as error:
-            ERRORS.labels("price_message").inc()
-            logger.get().warning("unreadable price message", error=str(error))
+            _complain("price", error)
             return None
         if point == self.latest:
             return None  # the history's end and the channel's beginning overlap
         self.history.append(point)
         return point
+
+    def _take_offer(self, wire: bytes) -> Offer | None:
+        try:
+            offer = offers.decode(wire)
+        except ValueError as error:
+            _complain("offer", error)
+            return None
+        if offer.state is MarketState.SUSPENDED:
+            self._recent.clear()  # whatever it was, it is offered no more
+        # One from the future is of a clock that has been set back since.
+        recent = [o for o in self._recent if offer.t - OFFERED_FOR_MS <= o.t <= offer.t]
+        self._recent = [*recent, offer]
+        offered: dict[str, int] = {}
+        for each in self._recent:
+            offered |= each.cells
+        self.offered = offered
+        return offer
+
+
+def _complain(what: str, error: ValueError) -> None:
+    ERRORS.labels(f"{what}_message").inc()
+    logger.get().warning(f"unreadable {what} message", error=str(error))

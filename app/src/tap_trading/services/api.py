@@ -58,11 +58,15 @@ async def build(
         app = http.application(health, cross_origin=cross_origin, metrics_dir=settings.metrics_dir)
         geometry = wiring.geometry(settings)
         sign_in = _sign_in(settings, redis, sessions, batcher)
+        prices = ReaderPool(settings.prices_db_path)
+        stack.push_async_callback(prices.close)
+        await prices.open()
         reading = ReadRoutes(
             readers=readers,
+            prices=prices,
+            speed_bump_ms=settings.speed_bump_ms,
             sessions=sessions,
             watch=watch,
-            geometry=geometry,
             clock=system_clock,
         )
         bet_desk = BetDesk(
@@ -93,7 +97,14 @@ async def _open_books(
     await readers.open()
     schema = await check_schema(readers)
     books = BetBooks(
-        Limits(settings.max_open_stake, settings.max_cell_stake, settings.max_column_stake)
+        Limits(
+            user=settings.max_open_stake,
+            cell=settings.max_cell_stake,
+            column=settings.max_column_stake,
+            user_liability=settings.max_open_liability,
+            cell_liability=settings.max_cell_liability,
+            column_liability=settings.max_column_liability,
+        )
     )
     batcher = Batcher(settings.db_path, books.place)
     stack.push_async_callback(batcher.close)

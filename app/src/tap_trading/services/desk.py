@@ -22,6 +22,7 @@ from tap_trading.market.watch import MarketState, PriceWatch
 from tap_trading.services import body as bodies
 
 _KEY = re.compile(r"[\x21-\x7e]{1,64}")
+_BPS = 10_000
 _RATE = re.compile(r"[0-9]{1,6}(\.[0-9]{1,4})?", re.ASCII)
 
 _REQUIRED = frozenset({"cell_id", "amount"})
@@ -39,8 +40,6 @@ _PROBLEMS: Mapping[Refusal, tuple[int, str]] = {
     Refusal.INSUFFICIENT_FUNDS: (402, "The balance does not cover this stake."),
 }
 _FEED_RETRY_S = 5
-#: Cells that are remembered while the offer stands; more than there are on a grid.
-_MOST_VERDICTS = 10_000
 
 
 class BetDesk:
@@ -50,11 +49,9 @@ class BetDesk:
         self, *, watch: PriceWatch, geometry: grid.Geometry, stakes: tuple[int, ...], clock: Clock
     ) -> None:
         self._watch = watch
-        self._geometry = geometry
+        self._width_s = geometry.width_s
         self._stakes = frozenset(stakes)
         self.clock = clock
-        self._offer: tuple[int, int] | None = None  # price and first column of the verdicts
-        self._verdicts: dict[str, Refusal | None] = {}  # by cell
 
     def request(self, user_id: str, key: str | None, body: bytes, now: int) -> BetRequest:
         """What the trader asks for, judged by the moment of its arrival, `now` in Unix ms.
@@ -69,28 +66,29 @@ class BetDesk:
             raise ProblemError(400, "malformed", "cell_id must be a string.")
         if type(amount) is not int:
             raise _not_an_amount(amount)
-        rate = _rate_bps(fields.get("min_reward_rate"))
-        refusal = self._refusal(cell_id, amount, now)
-        return BetRequest(new_id("bet", now), user_id, key, cell_id, amount, rate, now, refusal)
+        min_rate = _rate_bps(fields.get("min_reward_rate"))
+        refusal, offered = self._judge(cell_id, amount, now)
+        liability = amount * offered // _BPS
+        return BetRequest(
+            *(new_id("bet", now), user_id, key, cell_id, amount, min_rate, now, refusal, liability)
+        )
 
-    def _refusal(self, cell_id: str, amount: int, now: int) -> Refusal | None:
+    def _judge(self, cell_id: str, amount: int, now: int) -> tuple[Refusal | None, int]:
+        """Why there is no bet on this cell at this moment, and the rate that it is offered at,
+        in basis points (0: none).
+        """
         cell = cells.parse(cell_id)
         if cell is None:
-            return Refusal.UNKNOWN_CELL
+            return Refusal.UNKNOWN_CELL, 0
         if amount not in self._stakes:
-            return Refusal.INVALID_AMOUNT
-        latest = self._watch.latest
-        if latest is None or self._watch.state() is MarketState.SUSPENDED:
-            return Refusal.FEED_STALE
-        # The same for all who ask while the offer stands.
-        offer = (latest.price, grid.first_placeable(self._geometry, now))
-        if offer != self._offer or len(self._verdicts) > _MOST_VERDICTS:
-            self._offer = offer
-            self._verdicts.clear()
-        if cell_id not in self._verdicts:
-            refused = grid.refusal(self._geometry, now, latest.price, cell)
-            self._verdicts[cell_id] = Refusal(refused.value) if refused else None
-        return self._verdicts[cell_id]
+            return Refusal.INVALID_AMOUNT, 0
+        watch = self._watch
+        if watch.state() is MarketState.SUSPENDED:
+            return Refusal.FEED_STALE, 0
+        if grid.has_closed(self._width_s, now, cell):
+            return Refusal.CELL_CLOSED, 0
+        rate = watch.offered.get(cell_id, 0)
+        return (None if rate else Refusal.UNKNOWN_CELL), rate
 
 
 def accepted(placed: Placed) -> bytes:
@@ -160,4 +158,4 @@ def _rate_bps(rate: object) -> int | None:
         raise ProblemError(
             400, "malformed", 'min_reward_rate must be a decimal string such as "1.0582".'
         )
-    return int(Decimal(rate) * 10_000)
+    return int(Decimal(rate) * _BPS)

@@ -16,13 +16,13 @@ from tap_trading.base.errors import ProblemError
 from tap_trading.base.logger import rfc3339_ms
 from tap_trading.base.metrics import ERRORS
 from tap_trading.game.cell import SYMBOL
-from tap_trading.game.grid import Geometry
 from tap_trading.ledger import queries
 from tap_trading.ledger.queries import Bet, Cursor, CursorForm, Entry
 from tap_trading.market.offer import grid_fields
 from tap_trading.market.watch import MarketState, PriceWatch
-from tap_trading.services import auth
+from tap_trading.services import auth, shown
 from tap_trading.services.http import json_response
+from tap_trading.settlement import evidence
 
 T = TypeVar("T")
 
@@ -44,15 +44,17 @@ class ReadRoutes:
         self,
         *,
         readers: ReaderPool,
+        prices: ReaderPool,
+        speed_bump_ms: int,
         sessions: Sessions,
         watch: PriceWatch,
-        geometry: Geometry,
         clock: Clock,
     ) -> None:
         self._readers = readers
+        self._prices = prices
+        self._speed_bump_ms = speed_bump_ms
         self._sessions = sessions
         self._watch = watch
-        self._geometry = geometry
         self._clock = clock
 
     async def me(self, request: web.Request) -> web.Response:
@@ -82,7 +84,7 @@ class ReadRoutes:
         page = await self._ask(
             lambda books: queries.bets(books, user_id, status=status, cursor=cursor, limit=limit)
         )
-        items = [_bet_fields(bet) for bet in page.items]
+        items = [shown.bet_fields(bet) for bet in page.items]
         return _page(items, page.next_cursor, queries.BET_CURSORS)
 
     async def bet(self, request: web.Request) -> web.Response:
@@ -95,7 +97,18 @@ class ReadRoutes:
             bet = await self._ask(lambda books: queries.bet(books, user_id, bet_id))
         if bet is None:
             raise ProblemError(404, "not_found", "You have no bet with this id.")
-        return _unstored({**_bet_fields(bet), "evidence": None})
+        return _unstored({**shown.bet_fields(bet), "evidence": await self._evidence(bet)})
+
+    async def _evidence(self, bet: Bet) -> dict[str, object] | None:
+        """What the bet was decided by, as far as it is; None for one that was never placed."""
+        found = await self._ask(lambda books: evidence.decision(books, bet.bet_id))
+        if found is None or bet.status == "insufficient_funds":
+            return None
+        decided = found
+        proof = await self._ask(
+            lambda prices: evidence.evidence(prices, decided, self._speed_bump_ms), self._prices
+        )
+        return evidence.shown(found, proof)
 
     async def ledger(self, request: web.Request) -> web.Response:
         """A page of one's ledger entries, newest first."""
@@ -112,25 +125,24 @@ class ReadRoutes:
     async def market(self, request: web.Request) -> web.Response:
         """The price and the grid at this moment; there are no cells while no bets are taken."""
         _parameters(request)
-        latest, state, now = self._watch.latest, self._watch.state(), self._clock()
-        price = latest.price if latest else None
-        offered = grid_fields(self._geometry, now, price)
-        if state is MarketState.SUSPENDED:
-            offered["cells"] = []
+        latest, state = self._watch.latest, self._watch.state()
+        offer = None if state is MarketState.SUSPENDED else self._watch.offer
         return _unstored(
             {
                 "symbol": SYMBOL,
-                "price": price,
-                "server_time": rfc3339_ms(now),
+                "price": latest.price if latest else None,
+                "server_time": rfc3339_ms(self._clock()),
                 "state": state,
-                **offered,
+                **grid_fields(offer),
             }
         )
 
-    async def _ask(self, question: Callable[[apsw.Connection], T]) -> T:
-        """Ask the books. Raises ProblemError `storage_unavailable`."""
+    async def _ask(
+        self, question: Callable[[apsw.Connection], T], readers: ReaderPool | None = None
+    ) -> T:
+        """Ask the books, or others. Raises ProblemError `storage_unavailable`."""
         try:
-            return await self._readers.run(question)
+            return await (readers or self._readers).run(question)
         except DatabaseError as error:
             ERRORS.labels("read").inc()
             logger.get().error("books not read", error=str(error))
@@ -180,19 +192,6 @@ def _malformed(detail: str) -> ProblemError:
     return ProblemError(400, "malformed", detail)
 
 
-def _bet_fields(bet: Bet) -> dict[str, Any]:
-    return {
-        "bet_id": bet.bet_id,
-        "cell_id": bet.cell_id,
-        "amount": bet.amount,
-        "status": bet.status,
-        "reward_rate": None if bet.reward_rate_bps is None else _rate(bet.reward_rate_bps),
-        "payout_amount": bet.payout_amount,
-        "placed_at": rfc3339_ms(bet.placed_at),
-        "resolved_at": None if bet.resolved_at is None else rfc3339_ms(bet.resolved_at),
-    }
-
-
 def _entry_fields(entry: Entry) -> dict[str, Any]:
     return {
         "entry_id": entry.entry_id,
@@ -202,11 +201,6 @@ def _entry_fields(entry: Entry) -> dict[str, Any]:
         "ref_id": entry.ref_id,
         "created_at": rfc3339_ms(entry.created_at),
     }
-
-
-def _rate(bps: int) -> str:
-    """Basis points as a decimal with every digit: 10582 → "1.0582"."""
-    return f"{bps // 10_000}.{bps % 10_000:04d}"
 
 
 def _page(

@@ -34,6 +34,7 @@ def tell_market_state(watch: PriceWatch, health: Health) -> None:
     """Show the market's state among the checks; a service is well without a price."""
 
     async def check() -> str:
-        return watch.state().value
+        status = watch.status()
+        return f"{status.state}: {status.reason}" if status.reason else status.state.value
 
     health.add("price", check, vital=False)

@@ -1,4 +1,6 @@
-"""The WebSocket service: live prices and the grid to every browser. Port 8081."""
+"""The WebSocket service: live prices and the grid to every browser, and to traders what
+becomes of their bets. Port 8081.
+"""
 
 import asyncio
 import time
@@ -8,15 +10,17 @@ from urllib.parse import urlsplit
 
 from aiohttp import web
 
+from tap_trading.auth.sessions import Sessions
 from tap_trading.base import background, logger
 from tap_trading.base.clock import system_clock
 from tap_trading.base.config import Settings
 from tap_trading.base.errors import ProblemError
 from tap_trading.base.health import Health
 from tap_trading.market.watch import PriceWatch
-from tap_trading.services import http, runtime, wiring
+from tap_trading.services import auth, http, runtime, wiring
 from tap_trading.stream.client import Client
 from tap_trading.stream.hub import RECENT_BARS, Hub
+from tap_trading.stream.traders import Traders
 
 #: A ping this often, in s; a client that does not answer within half of it is gone.
 _HEARTBEAT_S = 20.0
@@ -27,8 +31,11 @@ _LARGEST_MESSAGE = 4096
 class StreamRoute:
     """`/ws`: upgrades a browser's request and keeps it connected to the hub."""
 
-    def __init__(self, hub: Hub, origins: tuple[str, ...], max_clients: int) -> None:
+    def __init__(
+        self, hub: Hub, traders: Traders, origins: tuple[str, ...], max_clients: int
+    ) -> None:
         self._hub = hub
+        self._traders = traders
         self._origins = frozenset(origins)
         self._max_clients = max_clients
 
@@ -41,15 +48,19 @@ class StreamRoute:
         log = logger.get()
         remote = request.headers.get("X-Real-IP", request.remote)
         began = time.monotonic()
-        client = Client(ws, self._hub.server_time)
+        client = Client(ws, self._hub.server_time, self._traders.hear)
         with self._hub.joined(client):
             log.info("client connected", remote=remote, clients=len(self._hub))
             pump = asyncio.create_task(client.pump())
             try:
+                # The cookie is SameSite=Strict: pages of other sites come without it.
+                if token := auth.token_of("", request.headers.get("Cookie", "")):
+                    await self._traders.recognise(client, token)
                 await client.listen()
                 if client.closed_with is not None:
                     await pump
             finally:
+                self._traders.left(client)
                 await background.end(pump)
         log.info(
             "client disconnected",
@@ -88,16 +99,26 @@ async def build(
         redis = await wiring.open_redis(settings, health, stack)
         watch = PriceWatch(redis, system_clock, history=RECENT_BARS)
         await watch.load_history()
-        hub = Hub(watch, wiring.geometry(settings), system_clock)
-        watch.on_price = hub.on_price
-        await stack.enter_async_context(background.running(watch.follow(), "price watch", failed))
-        await stack.enter_async_context(background.running(hub.follow_market(), "grid", failed))
+        hub = Hub(watch, system_clock)
+        watch.on_price, watch.on_offer = hub.on_price, hub.on_offer
+        sessions = Sessions(redis, system_clock)
+        traders = Traders(redis, sessions, hub.epoch)
+        for work, name in (
+            (watch.follow(), "price watch"),
+            (hub.follow_market(), "market"),
+            (sessions.follow(), "revocations"),
+            (traders.follow(), "changes"),
+            (traders.watch_sessions(), "sessions"),
+        ):
+            await stack.enter_async_context(background.running(work, name, failed))
 
         health.add("subscription", watch.check)
+        health.add("revocations", sessions.check, vital=False)
+        health.add("changes", traders.check, vital=False)
         wiring.tell_market_state(watch, health)
 
         app = http.application(health)
-        route = StreamRoute(hub, settings.allowed_origins, settings.ws_max_clients)
+        route = StreamRoute(hub, traders, settings.allowed_origins, settings.ws_max_clients)
         app.router.add_get("/ws", route.connect)
 
         async def say_goodbye(_app: web.Application) -> None:

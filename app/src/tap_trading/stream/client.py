@@ -8,8 +8,9 @@ full, or who takes nothing for too long, is closed.
 import asyncio
 import contextlib
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable, Mapping
 from enum import IntEnum
+from typing import Any
 
 import orjson
 from aiohttp import WSCloseCode, WSMessage, WSMsgType, web
@@ -18,7 +19,8 @@ from tap_trading.stream import messages
 
 #: A client that takes no byte for this long is closed.
 SEND_TIMEOUT_S = 15.0
-_MAX_QUEUED = 64
+#: More than all of a trader's results of a column, and what is sent anew after a reconnect.
+_MAX_QUEUED = 512
 _MESSAGES_PER_S = 20.0
 _MESSAGE_BURST = 40.0
 
@@ -31,12 +33,19 @@ class CloseCode(IntEnum):
     TOO_MANY_MESSAGES = 4029  # the client said more than 20 messages a second
 
 
+#: Answers what a client says about its account: `auth` and `resume`.
+Hear = Callable[["Client", Mapping[str, Any]], Awaitable[None]]
+
+
 class Client:
     """A WebSocket and its outgoing messages."""
 
-    def __init__(self, ws: web.WebSocketResponse, server_time: Callable[[], str]) -> None:
+    def __init__(
+        self, ws: web.WebSocketResponse, server_time: Callable[[], str], hear: Hear
+    ) -> None:
         self._ws = ws
         self._server_time = server_time
+        self._hear = hear
         self._queue: deque[bytes] = deque()
         self._newest: dict[str, bytes] = {}
         self._wake = asyncio.Event()
@@ -94,7 +103,7 @@ class Client:
                 self.close_soon(CloseCode.TOO_MANY_MESSAGES)
                 return
             if message.type is WSMsgType.TEXT:
-                self.send(self._answer(message))
+                await self._answer(message)
             elif message.type is WSMsgType.BINARY:
                 self.send(messages.error("malformed", "Messages are JSON text, not binary."))
                 self.close_soon(WSCloseCode.UNSUPPORTED_DATA)
@@ -107,17 +116,23 @@ class Client:
         self._allowed_at = now
         return self._allowance >= 0
 
-    def _answer(self, message: WSMessage) -> bytes:
+    async def _answer(self, message: WSMessage) -> None:
         try:
             said = orjson.loads(message.data)
         except orjson.JSONDecodeError:
-            return messages.error("malformed", "Messages are JSON objects.")
+            self.send(messages.error("malformed", "Messages are JSON objects."))
+            return
         if not isinstance(said, dict) or not isinstance(said.get("type"), str):
-            return messages.error("malformed", "Messages are JSON objects with a type.")
+            self.send(messages.error("malformed", "Messages are JSON objects with a type."))
+            return
         match said["type"]:
             case "ping":
-                return messages.encode("pong", server_time=self._server_time())
+                self.send(messages.encode("pong", server_time=self._server_time()))
             case "echo":
-                return orjson.dumps(said)
+                self.send(orjson.dumps(said))
+            case "auth" | "resume":
+                await self._hear(self, said)
             case other:
-                return messages.error("unknown_type", f"There is no message type {other[:40]!r}.")
+                self.send(
+                    messages.error("unknown_type", f"There is no message type {other[:40]!r}.")
+                )

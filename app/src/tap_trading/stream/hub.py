@@ -3,15 +3,15 @@
 import asyncio
 import contextlib
 import secrets
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 
+import orjson
 from prometheus_client import Counter, Gauge
 
 from tap_trading.base.clock import Clock
 from tap_trading.base.logger import rfc3339_ms
-from tap_trading.game.grid import Geometry
-from tap_trading.market.offer import grid_fields
+from tap_trading.market.offer import Offer, grid_fields
 from tap_trading.market.point import PricePoint
 from tap_trading.market.watch import MarketState, PriceWatch
 from tap_trading.stream import messages
@@ -19,7 +19,8 @@ from tap_trading.stream.client import Client, CloseCode
 
 #: Bars a new client gets: half a minute at full rate, ten minutes of the kept history.
 RECENT_BARS = 600
-_GRID_EVERY_S = 0.5
+#: The market's age is looked at this often, should nothing come any more.
+_LOOK_EVERY_S = 0.5
 #: Reconnects after a restart are spread over this time, in ms.
 _SPREAD_MS = 2000
 #: The goodbyes may take this long, in s.
@@ -27,22 +28,36 @@ _GOODBYE_S = 3.0
 
 _CLIENTS = Gauge("tap_ws_clients", "WebSockets open now.")
 _PRICES = Counter("tap_ws_prices_total", "Prices taken for fan-out.")
+_GRIDS = Counter("tap_ws_grids_total", "Grids taken for fan-out.")
+
+
+class _Recent:
+    """The bars up to a price, encoded."""
+
+    def __init__(
+        self, until: PricePoint | None = None, bars: Sequence[Mapping[str, int]] = ()
+    ) -> None:
+        self.until = until
+        self.newest = bars[-1] if bars else None
+        self.bars = orjson.Fragment(orjson.dumps(bars))
 
 
 class Hub:
-    """The clients of this process, and what they are told."""
+    """The clients of this process, and what they are told of the market."""
 
-    def __init__(self, watch: PriceWatch, geometry: Geometry, clock: Clock) -> None:
+    def __init__(self, watch: PriceWatch, clock: Clock) -> None:
         self._watch = watch
-        self._geometry = geometry
         self._clock = clock
         self._clients: set[Client] = set()
         self._empty = asyncio.Event()
         self._empty.set()
-        self._epoch = secrets.token_hex(8)
+        #: Names this process's numbering of what traders are told.
+        self.epoch = secrets.token_hex(8)
         self._before: PricePoint | None = None
-        self._state = MarketState.SUSPENDED
-        self._grid: bytes | None = None
+        self._status = watch.status()
+        # Encoded once for all who come.
+        self._grid = orjson.dumps(self._grid_fields())
+        self._recent = _Recent()
 
     def __len__(self) -> int:
         return len(self._clients)
@@ -51,6 +66,8 @@ class Hub:
     def joined(self, client: Client) -> Iterator[None]:
         """Greet `client` and include it in every broadcast of the block."""
         client.send(self._hello())
+        if self._watch.state() is not MarketState.OPEN:
+            client.send(messages.market_status(self._watch.status()))
         self._clients.add(client)
         self._empty.clear()
         _CLIENTS.set(len(self._clients))
@@ -67,16 +84,17 @@ class Hub:
         return rfc3339_ms(self._clock())
 
     def _hello(self) -> bytes:
-        recent = messages.bars(self._watch.history)
         latest = self._watch.latest
+        if latest is not self._recent.until:
+            self._recent = _Recent(latest, messages.bars(self._watch.history))
         return messages.encode(
             "hello",
-            epoch=self._epoch,
+            epoch=self.epoch,
             seq=0,
             server_time=self.server_time(),
-            price=recent[-1] if recent else None,
-            bars=recent,
-            grid=grid_fields(self._geometry, self._clock(), latest.price if latest else None),
+            price=self._recent.newest,
+            bars=self._recent.bars,
+            grid=orjson.Fragment(self._grid),
             state=self._watch.state(),
         )
 
@@ -87,26 +105,39 @@ class Hub:
         self._before = point
         self._offer("price", frame)
 
-    async def follow_market(self) -> None:
-        """Tell everyone when the grid moves (at most twice a second) or the state changes."""
-        while True:
-            state = self._watch.state()
-            if state is not self._state:
-                self._state = state
-                frame = messages.market_status(state)
-                for client in self._clients:
-                    client.send(frame)
-            latest = self._watch.latest
-            if latest is not None and self._clients:
-                self._offer_grid(latest.price)
-            await asyncio.sleep(_GRID_EVERY_S)
+    def on_offer(self, _offer: Offer) -> None:
+        """Tell everyone what is offered now, and what the state is if it has changed."""
+        _GRIDS.inc()
+        self._tell_status()
+        self._tell_grid()
 
-    def _offer_grid(self, price: int) -> None:
-        fields = grid_fields(self._geometry, self._clock(), price)
-        frame = messages.encode("grid", **fields)
-        if frame != self._grid:
-            self._grid = frame
-            self._offer("grid", frame)
+    async def follow_market(self) -> None:
+        """Tell everyone when nothing has come for so long that the state changes, for ever."""
+        while True:
+            if self._tell_status():
+                self._tell_grid()
+            await asyncio.sleep(_LOOK_EVERY_S)
+
+    def _tell_status(self) -> bool:
+        """Whether there was something to tell."""
+        before, self._status = self._status, self._watch.status()
+        if before[:2] == self._status[:2]:  # the time left changes always
+            return False
+        frame = messages.market_status(self._status)
+        for client in self._clients:
+            client.send(frame)
+        return True
+
+    def _grid_fields(self) -> dict[str, object]:
+        """The grid; nothing is offered while the market is suspended."""
+        suspended = self._watch.state() is MarketState.SUSPENDED
+        return grid_fields(None if suspended else self._watch.offer)
+
+    def _tell_grid(self) -> None:
+        encoded = orjson.dumps(self._grid_fields())
+        if encoded != self._grid:
+            self._grid = encoded
+            self._offer("grid", b'{"type":"grid",' + encoded[1:])
 
     def _offer(self, kind: str, frame: bytes) -> None:
         for client in self._clients:

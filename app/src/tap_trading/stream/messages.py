@@ -6,7 +6,8 @@ from typing import Any
 import orjson
 
 from tap_trading.market.point import PricePoint
-from tap_trading.market.watch import MarketState
+from tap_trading.market.state import MarketState
+from tap_trading.market.watch import MarketStatus
 
 
 def encode(kind: str, **fields: Any) -> bytes:
@@ -35,16 +36,11 @@ def bars(points: Iterable[PricePoint]) -> list[dict[str, int]]:
     return found
 
 
-_REASONS = {
-    MarketState.OPEN: "prices are live",
-    MarketState.DEGRADED: "no price for 3 s",
-    MarketState.SUSPENDED: "no price for 10 s; bets are not taken",
-}
-
-
-def market_status(state: MarketState) -> bytes:
-    """A change of the market's state."""
-    return encode("status", state=state, reason=_REASONS[state])
+def market_status(status: MarketStatus) -> bytes:
+    """The market's state, with a code that says why when it is not open."""
+    return encode(
+        "status", state=status.state, reason=status.reason, retry_in_ms=status.retry_in_ms
+    )
 
 
 def restart_status(state: MarketState, retry_in_ms: int) -> bytes:
