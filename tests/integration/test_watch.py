@@ -31,14 +31,19 @@ class Clock:
 @asynccontextmanager
 async def watching(redis: Redis, clock: Clock, history: int = 3) -> AsyncIterator[PriceWatch]:
     watch = PriceWatch(redis, clock, history=history)
-    task = asyncio.create_task(watch.follow())
+    tasks = followed(watch)
     try:
         async with asyncio.timeout(5):
             while not await _is_well(watch):
                 await asyncio.sleep(0.01)
         yield watch
     finally:
-        await background.end(task)
+        for task in tasks:
+            await background.end(task)
+
+
+def followed(watch: PriceWatch) -> list[asyncio.Task[None]]:
+    return [asyncio.create_task(watch.follow_prices()), asyncio.create_task(watch.follow_offers())]
 
 
 async def _is_well(watch: PriceWatch) -> bool:
@@ -74,7 +79,7 @@ async def test_history_and_channel_are_taken_and_nonsense_is_skipped(redis: Redi
     assert watch.state() is MarketState.OPEN
     seen: list[PricePoint] = []
     watch.on_price = seen.append
-    task = asyncio.create_task(watch.follow())
+    tasks = followed(watch)
     async with asyncio.timeout(5):
         while len(seen) < 3:
             for wire in ("junk", f"{NOW}:2:{dollars(10100)}", f"{NOW + 100}:3:102.00"):
@@ -83,7 +88,8 @@ async def test_history_and_channel_are_taken_and_nonsense_is_skipped(redis: Redi
             await asyncio.sleep(0.01)
     assert {point.price for point in watch.history} <= {10000, 10100, 10200}
     assert (REGISTRY.get_sample_value("tap_errors_total", {"kind": "offer_message"}) or 0) > 0
-    await background.end(task)
+    for task in tasks:
+        await background.end(task)
 
 
 def decoded(made: Offer) -> Offer:

@@ -5,7 +5,6 @@ The price service says whether bets are taken. Should it fall silent, or Redis w
 of what it said last decides: a second line that nobody has to remember to close.
 """
 
-import asyncio
 from collections import deque
 from collections.abc import Callable
 from typing import NamedTuple, cast
@@ -106,24 +105,23 @@ class PriceWatch:
         if wire is not None:
             self._take_offer(wire)
 
-    async def follow(self) -> None:
-        """Take every published price and offer, for ever."""
-        async with asyncio.TaskGroup() as both:
-            both.create_task(self._follow_prices())
-            both.create_task(self._follow_offers())
-
     async def check(self) -> str:
         """Health check: fails while one of the subscriptions is down."""
         await self._offers.check()
         return await self._prices.check()
 
-    async def _follow_prices(self) -> None:
+    # Two tasks of their own and no group of them: a cancellation may get lost inside
+    # redis-py, and a group never repeats it.
+
+    async def follow_prices(self) -> None:
+        """Take every published price, for ever."""
         async for wire in self._prices.messages():
             point = self._take(wire)
             if point and self.on_price:
                 self.on_price(point)
 
-    async def _follow_offers(self) -> None:
+    async def follow_offers(self) -> None:
+        """Take every published offer, for ever."""
         async for wire in self._offers.messages():
             offer = self._take_offer(wire)
             if offer and self.on_offer:

@@ -45,7 +45,8 @@ async def build(
 
         watch = PriceWatch(redis, system_clock)
         await watch.load_history()
-        await follow(watch.follow(), "price watch")
+        await follow(watch.follow_prices(), "price watch")
+        await follow(watch.follow_offers(), "offer watch")
         wiring.tell_market_state(watch, health)
 
         sessions = Sessions(redis, system_clock)

@@ -104,7 +104,8 @@ async def build(
         sessions = Sessions(redis, system_clock)
         traders = Traders(redis, sessions, hub.epoch)
         for work, name in (
-            (watch.follow(), "price watch"),
+            (watch.follow_prices(), "price watch"),
+            (watch.follow_offers(), "offer watch"),
             (hub.follow_market(), "market"),
             (sessions.follow(), "revocations"),
             (traders.follow(), "changes"),
