@@ -32,7 +32,7 @@ _MARKETS, _MINUTES = 40, 30
 #: The kinds' parts of the simulated bets.
 _PARTS = {"log-normal": 0.6, "square-root": 0.2, "steady": 0.2}
 #: In one of so many the early player plays too.
-_RACES = 5
+_RACES = 3
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

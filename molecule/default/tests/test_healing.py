@@ -200,7 +200,7 @@ def test_a_full_disk_refuses_bets_loses_none_and_heals(
     free = asyncio.run(stream.open_cells(30))
     machine.attempt(f"dd if=/dev/zero of={small_data}/filling bs=64K status=none")
     machine.attempt(f"dd if=/dev/zero of={small_data}/filling2 bs=1 status=none count=65536")
-    refused = []
+    refused, tried = [], set()
     # Bars cannot be stored either: the market closes 10 s after the last one at the latest.
     end = time.monotonic() + 25
     while len(refused) < 6:
@@ -208,7 +208,10 @@ def test_a_full_disk_refuses_bets_loses_none_and_heals(
         answer = site.bet(free[0], str(uuid.uuid4()))
         if answer.status == 202:  # there was room left in the log that is there already
             accepted.append(answer.json["bet_id"])
-            free.pop(0)
+            tried.add(free.pop(0))
+            free = free or [
+                cell for cell in asyncio.run(stream.open_cells(10)) if cell not in tried
+            ]
         else:
             refused.append(answer)
         time.sleep(0.5)
