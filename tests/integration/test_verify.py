@@ -103,7 +103,7 @@ def test_a_changed_bet_is_found(
     [
         ("won", f"UPDATE bars SET close = close + 50, high = high + 50 WHERE t = {BEGIN + 4300}"),
         ("won", f"UPDATE bars SET sigma = sigma * 1.0000001 WHERE t = {BEGIN + 4300}"),
-        ("won", f"UPDATE bars SET estimate = '[1,2,3,4,5,6,7]' WHERE t = {BEGIN + 4200}"),
+        ("won", f"UPDATE bars SET estimate = '[1,2,3,4,5,6,7,8,9]' WHERE t = {BEGIN + 4200}"),
         ("won", f"DELETE FROM bars WHERE t = {BEGIN + 4300}"),
         ("lost", f"UPDATE bars SET high = 9000000 WHERE t = {START * 1000 + 4900}"),
         ("lost", f"DELETE FROM bars WHERE t BETWEEN {START * 1000} AND {START * 1000 + 2000}"),

@@ -55,7 +55,12 @@ class StoredBar:
     sigma: float | None  # per square root of a second; None while it is worth no bet
     spread: float | None  # standard deviation of its logarithm
     volatility_model: str
-    state: State
+    estimate: tuple[float, ...]  # what that model's state holds besides time and close
+
+    @property
+    def state(self) -> State:
+        """The estimate's state, of a bar whose model has states of today's shape."""
+        return State(float(self.t), float(self.close), *self.estimate)
 
 
 Action = Literal["suspend", "release"]
@@ -146,8 +151,8 @@ def index_memory(connection: apsw.Connection) -> str | None:
 
 def _bar(*row: Any) -> StoredBar:
     t, open_, high, low, close, sigma, spread, model, estimate = row
-    state = State(float(t), float(close), *orjson.loads(estimate))
-    return StoredBar(t, open_, high, low, close, sigma, spread, model, state)
+    carried = tuple(orjson.loads(estimate))
+    return StoredBar(t, open_, high, low, close, sigma, spread, model, carried)
 
 
 # Writing.
