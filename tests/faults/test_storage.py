@@ -263,11 +263,11 @@ async def _until(site: Site, status: str, more: int) -> float:
 
 async def test_a_full_disk_is_503_and_nothing_is_half_written(
     disk: SmallDisk | SizeLimit,
-    redis_server: RedisServer,
+    environment: dict[str, str],
     redis: Redis,
     measured: Callable[[str], None],
 ) -> None:
-    environment = {"REDIS_ADDR": f"unix:{redis_server.path}", "DB_PATH": str(disk.database)}
+    environment = environment | {"DB_PATH": str(disk.database)}
     # The log goes nowhere: it must not be what is too large.
     server = Api(environment, Path(os.devnull))
     async with under_load(server, disk.database, redis, random.Random(1)) as site:
@@ -288,9 +288,9 @@ async def test_a_full_disk_is_503_and_nothing_is_half_written(
 
 
 async def test_killed_on_a_full_disk_it_comes_back_once_there_is_space(
-    small_disk: SmallDisk, redis_server: RedisServer, redis: Redis, tmp_path: Path
+    small_disk: SmallDisk, environment: dict[str, str], redis: Redis, tmp_path: Path
 ) -> None:
-    environment = {"REDIS_ADDR": f"unix:{redis_server.path}", "DB_PATH": str(small_disk.database)}
+    environment = environment | {"DB_PATH": str(small_disk.database)}
     server = Api(environment, tmp_path / "api.log")
     async with under_load(server, small_disk.database, redis, random.Random(2)) as site:
         await site.restart()

@@ -131,7 +131,11 @@ class ReaderPool:
         """Close them all."""
         self._threads.shutdown()
         while not self._idle.empty():
-            self._idle.get_nowait().close()
+            connection = self._idle.get_nowait()
+            try:
+                connection.close()
+            except apsw.Error:  # it only read: nothing is lost with it
+                connection.close(force=True)
 
     async def run(self, question: Callable[[apsw.Connection], T]) -> T:
         """Ask `question` on a connection of the pool.
