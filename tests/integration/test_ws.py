@@ -264,7 +264,7 @@ class Stuck:
 
 async def test_a_slow_client_gets_the_newest_price_only() -> None:
     stuck = Stuck()
-    client = Client(stuck, lambda: "now", deaf)  # type: ignore[arg-type]
+    client = Client(stuck, lambda: "now", deaf)  # type: ignore[arg-type] # a stand-in
     pump = asyncio.create_task(client.pump())
     client.send(b"hello")
     await asyncio.sleep(0)
@@ -280,7 +280,7 @@ async def test_a_slow_client_gets_the_newest_price_only() -> None:
 async def test_a_client_that_does_not_keep_up_is_closed(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("tap_trading.stream.client.SEND_TIMEOUT_S", 0.05)
     stuck = Stuck()
-    client = Client(stuck, lambda: "now", deaf)  # type: ignore[arg-type]
+    client = Client(stuck, lambda: "now", deaf)  # type: ignore[arg-type] # a stand-in
     for i in range(10):
         client.send(b"%d" % i)
     async with asyncio.timeout(5):
@@ -289,7 +289,7 @@ async def test_a_client_that_does_not_keep_up_is_closed(monkeypatch: pytest.Monk
 
 
 async def test_what_waits_for_a_client_is_bounded() -> None:
-    client = Client(Stuck(), lambda: "now", deaf)  # type: ignore[arg-type]
+    client = Client(Stuck(), lambda: "now", deaf)  # type: ignore[arg-type] # a stand-in
     for i in range(512):
         client.send(b"%d" % i)
     assert client.closed_with is None

@@ -95,7 +95,7 @@ def test_a_file_has_the_spacing_of_its_own_observations() -> None:
     assert own_spacing_ms(np.append(one_hole, 10**12)) == 16_000
 
 
-def bars(*slots_and_cents: tuple[int, int]):  # type: ignore[no-untyped-def]
+def bars(*slots_and_cents: tuple[int, int]):  # type: ignore[no-untyped-def] # whatever the reader returns
     times, cents = np.array(slots_and_cents).T
     return bars_of(Ticks(times * 100, cents), 100.0)
 

@@ -222,7 +222,7 @@ def test_no_rate_without_a_price_and_a_volatility(price: int, sigma: float, spre
 )
 def test_a_model_that_makes_no_sense_is_refused(wrong: dict[str, object]) -> None:
     with pytest.raises(ValueError, match=r"weight|above 0|interval|below 0"):
-        RateModel(**wrong)  # type: ignore[arg-type]
+        RateModel(**wrong)  # type: ignore[arg-type] # wrong on purpose
 
 
 @given(st.integers(1, 10**9), st.floats(1e-6, 1e-2))

@@ -86,13 +86,13 @@ def test_any_part_of_a_trade_replaced(name: str, data: st.DataObject) -> None:
             else []
         )
         for key, inner in pairs:
-            places.append((value, key))  # type: ignore[arg-type]
+            places.append((value, key))  # type: ignore[arg-type] # any JSON
             walk(inner)
 
     walk(whole)
     holder, key = data.draw(st.sampled_from(places))
-    before, other = holder[key], data.draw(values)  # type: ignore[index,call-overload]
-    holder[key] = other  # type: ignore[index,call-overload]
+    before, other = holder[key], data.draw(values)  # type: ignore[index,call-overload] # any JSON
+    holder[key] = other  # type: ignore[index,call-overload] # any JSON
     trades = heard(MAKERS[name](), json.dumps(whole))
     if before not in ("81228.95", 81228.95):
         assert all(trade.price == 8122895 for trade in trades)

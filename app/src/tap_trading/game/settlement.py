@@ -11,6 +11,7 @@ from typing import Protocol
 
 from tap_trading.game.cell import Cell
 
+#: A bar covers so many ms, and its stamp (Unix ms) is a multiple of it.
 BAR_MS = 100
 #: Without a usable price for longer than this inside the window, a column is void.
 MAX_GAP_MS = 1000

@@ -24,9 +24,10 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from tap_trading.game.settlement import BAR_MS
+
 Floats = NDArray[np.float64]
 
-BAR_MS = 100
 _BARS_PER_S = 1000 / BAR_MS
 #: Mean size of a normal variable, in standard deviations: the root of 2 / pi.
 _NORMAL_SIZE = 0.7978845608028654

@@ -16,15 +16,16 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any
 
+from tap_trading.game.settlement import MAX_GAP_MS
 from tap_trading.market.index import NoPrice
 from tap_trading.market.point import BAR_MS
-from tap_trading.market.watch import DEGRADED_AFTER_MS, SUSPENDED_AFTER_MS, MarketState
+from tap_trading.market.state import DEGRADED_AFTER_MS, SUSPENDED_AFTER_MS, MarketState
 
 STABLE_MS = 30_000
 #: Bars that have to be there among the last STABLE_MS.
 STABLE_BARS = STABLE_MS // BAR_MS * 95 // 100
 #: A longer gap between two bars' ends begins the 30 s anew.
-LONGEST_GAP_MS = 1_000
+LONGEST_GAP_MS = MAX_GAP_MS
 #: A bar that ends further ahead than this is of a clock that has been set back since.
 _FUTURE_MS = 2_000
 

@@ -7,6 +7,8 @@ sorted set `prices:btc:usd:ts` keeps one such member a second, scored by `ts_ms`
 import re
 from dataclasses import dataclass
 
+from tap_trading.game import settlement
+
 CHANNEL = "prices:btc:usd"
 LATEST_KEY = "price:btc:usd"
 HISTORY_KEY = "prices:btc:usd:ts"
@@ -14,7 +16,7 @@ HISTORY_KEY = "prices:btc:usd:ts"
 SOURCE_KEY = "prices:btc:usd:source"
 
 #: A point every so many milliseconds; its stamp is a multiple of this.
-BAR_MS = 100
+BAR_MS = settlement.BAR_MS
 
 _WIRE = re.compile(rb"([0-9]{1,15}):([0-9]{1,18}):([0-9]{1,15})\.([0-9]{2})")
 

@@ -65,7 +65,6 @@ async def build(
         reading = ReadRoutes(
             readers=readers,
             prices=prices,
-            speed_bump_ms=settings.speed_bump_ms,
             sessions=sessions,
             watch=watch,
             clock=system_clock,

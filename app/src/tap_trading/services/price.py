@@ -4,7 +4,6 @@ import asyncio
 import secrets
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
-from dataclasses import replace
 from typing import NamedTuple, TypeVar
 
 import aiohttp
@@ -34,10 +33,6 @@ from tap_trading.services import http, runtime, wiring
 from tap_trading.settlement import models
 
 T = TypeVar("T")
-
-#: The index waits for no venue longer than this between signs of life, in s; one that only
-#: answers is asked so often.
-_ASKED_EVERY_S = 1.0
 
 
 class Sources(NamedTuple):
@@ -80,9 +75,6 @@ def _venues_of(settings: Settings, session: aiohttp.ClientSession) -> Sources:
 
     def source(name: str) -> PriceSource:
         venue = VENUES[name](url=urls[name]) if urls[name] else VENUES[name]()
-        asked_every_s = min(venue.liveness.ping_every_s, _ASKED_EVERY_S)
-        if venue.liveness.ping:
-            venue.liveness = replace(venue.liveness, ping_every_s=asked_every_s)
         return VenueSource(venue, session, system_clock)
 
     return Sources(

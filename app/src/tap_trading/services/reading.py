@@ -45,14 +45,12 @@ class ReadRoutes:
         *,
         readers: ReaderPool,
         prices: ReaderPool,
-        speed_bump_ms: int,
         sessions: Sessions,
         watch: PriceWatch,
         clock: Clock,
     ) -> None:
         self._readers = readers
         self._prices = prices
-        self._speed_bump_ms = speed_bump_ms
         self._sessions = sessions
         self._watch = watch
         self._clock = clock
@@ -104,11 +102,11 @@ class ReadRoutes:
         found = await self._ask(lambda books: evidence.decision(books, bet.bet_id))
         if found is None or bet.status == "insufficient_funds":
             return None
-        decided = found
-        proof = await self._ask(
-            lambda prices: evidence.evidence(prices, decided, self._speed_bump_ms), self._prices
-        )
-        return evidence.shown(found, proof)
+        cell = found.cell
+        bars = []
+        if found.window is not None:
+            bars = await self._ask(lambda prices: evidence.window_bars(prices, cell), self._prices)
+        return evidence.shown(found, bars)
 
     async def ledger(self, request: web.Request) -> web.Response:
         """A page of one's ledger entries, newest first."""

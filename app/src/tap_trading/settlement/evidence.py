@@ -50,19 +50,25 @@ def evidence(prices: apsw.Connection, found: Decision, speed_bump_ms: int) -> Ev
     """The bars behind a decision. `speed_bump_ms` counts for a bet without a pricing."""
     cell, pricing = found.cell, found.pricing
     bump = pricing.speed_bump_ms if pricing else speed_bump_ms
-    start, end = cell.start * 1000, (cell.start + cell.width) * 1000
     moment = price_moment(found.bet.placed_at, bump)
-    priced = price_store.first_bar(prices, moment, start)
+    priced = price_store.first_bar(prices, moment, cell.start * 1000)
     return Evidence(
         before=price_store.bar_before(prices, priced.t) if priced else None,
         priced=priced,
-        bars=price_store.bars(prices, start, end),
+        bars=window_bars(prices, cell),
         until=price_store.bars_until(prices),
     )
 
 
-def shown(found: Decision, proof: Evidence) -> dict[str, object]:
-    """The evidence as a trader gets it: prices in cents, stamps of bars in Unix ms."""
+def window_bars(prices: apsw.Connection, cell: Cell) -> list[StoredBar]:
+    """The bars of a cell's window."""
+    return price_store.bars(prices, cell.start * 1000, (cell.start + cell.width) * 1000)
+
+
+def shown(found: Decision, bars: Sequence[StoredBar]) -> dict[str, object]:
+    """The evidence as a trader gets it, with the window's bars once there is a result: prices in
+    cents, stamps of bars in Unix ms.
+    """
     pricing, decided = found.pricing, found.window
     wanted = found.bet.min_reward_rate_bps
     return {
@@ -88,7 +94,7 @@ def shown(found: Decision, proof: Evidence) -> dict[str, object]:
         },
         "bars": [
             {"t": bar.t, "open": bar.open, "high": bar.high, "low": bar.low, "close": bar.close}
-            for bar in proof.bars
+            for bar in bars
         ]
         if decided
         else [],

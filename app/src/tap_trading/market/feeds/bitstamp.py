@@ -25,7 +25,8 @@ class Bitstamp:
     """One pair, such as btcusd."""
 
     name = "bitstamp"
-    liveness = Liveness(8.0, ping='{"event":"bts:heartbeat"}', ping_every_s=3.0)
+    # The index waits less than 2 s for a sign of life.
+    liveness = Liveness(8.0, ping='{"event":"bts:heartbeat"}', ping_every_s=1.0)
 
     def __init__(self, product: str = "btcusd", url: str = "wss://ws.bitstamp.net/") -> None:
         self.url = url
