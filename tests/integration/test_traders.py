@@ -3,7 +3,6 @@
 import asyncio
 from typing import Any
 
-import orjson
 import pytest
 from aiohttp import ClientWebSocketResponse
 from aiohttp.test_utils import TestClient
@@ -14,32 +13,31 @@ from tests.integration.test_ws import subscribed, until
 from tap_trading.auth.sessions import Sessions
 from tap_trading.base.clock import system_clock
 from tap_trading.base.redis import Redis
+from tap_trading.ledger.queries import Bet
+from tap_trading.ledger.resolving import Changes
 from tap_trading.services import ws
 from tap_trading.services.auth import COOKIE
+from tap_trading.settlement import changes
 from tap_trading.stream import traders
-from tap_trading.stream.traders import CHANNEL, KEPT
+from tap_trading.stream.traders import KEPT
 
 OWN = ("bet", "balance", "authenticated", "resumed", "reset", "error")
 
 
-def bet(user_id: str, number: int = 1, status: str = "won") -> dict[str, Any]:
-    return {
-        "user_id": user_id,
-        "bet_id": f"bet_{number}",
-        "cell_id": "btc-usd:1764000000:5:8420000:8421000",
-        "amount": 100,
-        "status": status,
-        "reward_rate": "1.0582",
-        "payout_amount": 105,
-        "placed_at": "2026-01-01T00:00:00.000Z",
-        "resolved_at": "2026-01-01T00:00:20.000Z",
-    }
+CELL = "btc-usd:1764000000:5:8420000:8421000"
+PLACED = 1_763_999_980_000
 
 
-async def change(redis: Redis, *bets: dict[str, Any], **balances: int) -> None:
+def bet(user_id: str, number: int = 1) -> tuple[str, Bet]:
+    """A bet that was won, with its user."""
+    fields = (f"bet_{number}", CELL, 100, "won", 10_582, 105, PLACED, PLACED + 26_100)
+    return user_id, Bet(*fields)
+
+
+async def change(redis: Redis, *bets: tuple[str, Bet], **balances: int) -> None:
     """What the resolver says of a transaction."""
-    heard = await redis.publish(CHANNEL, orjson.dumps({"bets": bets, "balances": balances}))
-    assert heard == 1
+    message = changes.encode(Changes(list(bets), balances))
+    assert await redis.publish(changes.CHANNEL, message) == 1
 
 
 async def token(redis: Redis, user_id: str) -> str:
@@ -101,9 +99,18 @@ async def test_own_changes_are_numbered_and_others_are_not_heard(
         other, _ = await connect(client, await token(redis, "bob"))
         nobody, _ = await connect(client)
         await change(redis, bet("ada", 1), bet("bob", 2), bet("eve", 3), ada=905, eve=7)
-        said = bet("ada", 1)
-        del said["user_id"]
-        assert await own(socket) == {"type": "bet", "seq": 1, **said}
+        assert await own(socket) == {
+            "type": "bet",
+            "seq": 1,
+            "bet_id": "bet_1",
+            "cell_id": CELL,
+            "amount": 100,
+            "status": "won",
+            "reward_rate": "1.0582",
+            "payout_amount": 105,
+            "placed_at": "2025-11-24T15:59:40.000Z",
+            "resolved_at": "2025-11-24T16:00:06.100Z",
+        }
         assert await own(socket) == {"type": "balance", "seq": 2, "balance": 905}
         assert (await own(other))["bet_id"] == "bet_2"
         assert await quiet(socket)
@@ -235,7 +242,7 @@ async def test_unreadable_changes_are_a_reset_too(serve: Serve, redis: Redis, ad
         await subscribed(client)
         socket, _ = await connect(client, ada)
         for junk in (b"junk", b"[]", b'{"bets":[{}],"balances":{}}', b'{"bets":[]}'):
-            await redis.publish(CHANNEL, junk)
+            await redis.publish(changes.CHANNEL, junk)
             assert (await own(socket))["type"] == "reset"
         await change(redis, ada=1)
         assert (await own(socket))["balance"] == 1

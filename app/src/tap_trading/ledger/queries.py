@@ -68,8 +68,7 @@ ENTRY_CURSORS = CursorForm("e1")
 _START = Cursor(2**63 - 1, "~")
 
 
-@dataclass(frozen=True, slots=True)
-class Bet:
+class Bet(NamedTuple):
     """A bet as its owner sees it."""
 
     bet_id: str

@@ -97,7 +97,9 @@ _CONFIRMED = """
 SELECT rowid, id, user_id, cell_id, amount, min_reward_rate_bps, reward_rate_bps, liability,
        placed_at
 FROM bets INDEXED BY idx_bets_one_per_cell
-WHERE cell_id BETWEEN ? AND ? AND status <> 'insufficient_funds' AND status = 'confirmed'
+WHERE cell_id BETWEEN ? AND ? AND (cell_id, user_id) > (?, ?)
+  AND status <> 'insufficient_funds' AND status = 'confirmed'
+ORDER BY cell_id, user_id
 LIMIT ?
 """
 _OPEN = """
@@ -154,9 +156,15 @@ def pending(connection: apsw.Connection, placed_until: int, limit: int) -> list[
     return [OpenBet(*row) for row in connection.execute(_PENDING, (placed_until, limit))]
 
 
-def confirmed(connection: apsw.Connection, start: int, width: int, limit: int) -> list[OpenBet]:
-    """Bets of a column that have a rate and no result, cell by cell."""
-    rows = connection.execute(_CONFIRMED, (*_cells(start, width), limit))
+def confirmed(
+    connection: apsw.Connection, start: int, width: int, after: OpenBet | None, limit: int
+) -> list[OpenBet]:
+    """Bets of a column that have a rate and no result, cell by cell, in each user by user;
+    those after a bet of it only, so that the settled ones need not be looked through.
+    """
+    first, last = _cells(start, width)
+    cell, user = (after.cell_id, after.user_id) if after else (first, "")
+    rows = connection.execute(_CONFIRMED, (cell, last, cell, user, limit))
     return [OpenBet(*row) for row in rows]
 
 

@@ -20,9 +20,9 @@ from tap_trading.ledger import queries
 from tap_trading.ledger.queries import Bet, Cursor, CursorForm, Entry
 from tap_trading.market.offer import grid_fields
 from tap_trading.market.watch import MarketState, PriceWatch
-from tap_trading.services import auth, shown
+from tap_trading.services import auth
 from tap_trading.services.http import json_response
-from tap_trading.settlement import evidence
+from tap_trading.settlement import evidence, shown
 
 T = TypeVar("T")
 

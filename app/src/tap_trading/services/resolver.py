@@ -8,7 +8,6 @@ from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 
-import orjson
 from aiohttp import web
 from prometheus_client import Gauge
 
@@ -24,12 +23,10 @@ from tap_trading.ledger import migrations
 from tap_trading.ledger.batcher import Batcher
 from tap_trading.ledger.resolving import Changes
 from tap_trading.market import price_store
-from tap_trading.services import http, runtime, shown
-from tap_trading.settlement import models
+from tap_trading.services import http, runtime
+from tap_trading.settlement import changes, models
 from tap_trading.settlement.resolver import Books, Resolver, do_each
 
-#: What a transaction has changed is published here, for whoever is connected.
-CHANGES_CHANNEL = "bets:changes"
 #: Transactions that may wait to be published; the oldest is dropped for one more. Nothing is
 #: lost with it: whoever misses a change finds it in the books.
 _MOST_WAITING = 2000
@@ -46,9 +43,9 @@ class Herald:
         self._wake = asyncio.Event()
         _WAITING.set_function(lambda: len(self._waiting))
 
-    def tell(self, changes: Changes) -> None:
+    def tell(self, changed: Changes) -> None:
         """Publish this soon."""
-        self._waiting.append(changes)
+        self._waiting.append(changed)
         self._wake.set()
 
     async def publish(self) -> None:
@@ -57,22 +54,12 @@ class Herald:
             await self._wake.wait()
             self._wake.clear()
             while self._waiting:
-                message = encode(self._waiting.popleft())
+                message = changes.encode(self._waiting.popleft())
                 try:
-                    await self._redis.publish(CHANGES_CHANNEL, message)
+                    await self._redis.publish(changes.CHANNEL, message)
                 except (RedisError, OSError) as error:
                     ERRORS.labels("changes_publish").inc()
                     logger.get().warning("changes not published", error=str(error))
-
-
-def encode(changes: Changes) -> bytes:
-    """Changed bets, each with its user, and balances in cents, as JSON."""
-    return orjson.dumps(
-        {
-            "bets": [{"user_id": user, **shown.bet_fields(bet)} for user, bet in changes.bets],
-            "balances": changes.balances,
-        }
-    )
 
 
 @asynccontextmanager

@@ -118,6 +118,7 @@ class Resolver:
         self._column = (0, 0)  # start and width, Unix s and s; of `_window`
         self._window: Window | None = None
         self._unsettled: deque[OpenBet] = deque()
+        self._last_settled: OpenBet | None = None
         self._settles_next = False
         self._trouble = ""
 
@@ -211,6 +212,7 @@ class Resolver:
         self._decided.clear()
         self._pricings.clear()
         self._unsettled.clear()
+        self._last_settled = None
         self._window = None
 
     async def _write(self, work: Work) -> Changes:
@@ -328,11 +330,15 @@ class Resolver:
         if found is None:
             raise DatabaseError(f"the column of {start} has no window")
         if not self._unsettled:
+            after = self._last_settled
             self._unsettled += await self._readers.run(
-                lambda connection: resolving.confirmed(connection, start, width, _READ)
+                lambda connection: resolving.confirmed(connection, start, width, after, _READ)
             )
         if self._unsettled:
             await self._settle_bets(found)
+            return True
+        if self._last_settled is not None:  # bets before it may have been given their rates since
+            self._last_settled = None
             return True
         closed = True
 
@@ -386,7 +392,7 @@ class Resolver:
 
         await self._write(work)
         for _ in bets:
-            self._unsettled.popleft()
+            self._last_settled = self._unsettled.popleft()
 
 
 def _cell(bet: OpenBet) -> Cell:

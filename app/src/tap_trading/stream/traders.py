@@ -12,18 +12,16 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-import orjson
 from prometheus_client import Counter, Gauge
 
 from tap_trading.auth.sessions import Sessions
 from tap_trading.base import logger
 from tap_trading.base.metrics import ERRORS
 from tap_trading.base.redis import Redis, RedisError, Subscription
+from tap_trading.ledger.resolving import Changes
+from tap_trading.settlement import changes, shown
 from tap_trading.stream import messages
 from tap_trading.stream.client import Client
-
-#: What each transaction of the resolver has changed.
-CHANNEL = "bets:changes"
 
 #: Events of a trader that can be asked for again.
 KEPT = 200
@@ -62,7 +60,7 @@ class Traders:
     def __init__(self, redis: Redis, sessions: Sessions, epoch: str) -> None:
         self._sessions = sessions
         self._epoch = epoch
-        self._subscription = Subscription(redis, CHANNEL, self._on_subscription)
+        self._subscription = Subscription(redis, changes.CHANNEL, self._on_subscription)
         #: Health check: whether changes are heard of.
         self.check = self._subscription.check
         self._signed_in: dict[Client, _SignedIn] = {}
@@ -143,10 +141,10 @@ class Traders:
             if not self._traders:
                 continue
             try:
-                self._pass_on(orjson.loads(wire))
-            except (ValueError, TypeError, KeyError, AttributeError) as error:
+                self._pass_on(changes.decode(wire))
+            except ValueError as error:
                 ERRORS.labels("changes_message").inc()
-                logger.get().warning("unreadable changes", error=repr(error))
+                logger.get().warning("unreadable changes", error=str(error))
                 self._miss()
 
     async def watch_sessions(self) -> None:
@@ -175,13 +173,12 @@ class Traders:
                 self.left(client)
                 client.send(_unauthenticated())
 
-    def _pass_on(self, changes: Mapping[str, Any]) -> None:
-        for bet in changes["bets"]:
-            trader = self._traders.get(bet["user_id"])
+    def _pass_on(self, changed: Changes) -> None:
+        for user_id, bet in changed.bets:
+            trader = self._traders.get(user_id)
             if trader is not None:
-                del bet["user_id"]
-                self._tell(trader, "bet", bet)
-        for user_id, balance in changes["balances"].items():
+                self._tell(trader, "bet", shown.bet_fields(bet))
+        for user_id, balance in changed.balances.items():
             trader = self._traders.get(user_id)
             if trader is not None:
                 self._tell(trader, "balance", {"balance": balance})
