@@ -144,6 +144,10 @@ class Traders:
         columns = self._connection.execute("SELECT name FROM pragma_table_info('bets')")
         return dict(zip((name for (name,) in columns), row, strict=True))
 
+    def bets(self) -> list[str]:
+        """All bets, in the order of their rows."""
+        return [bet for (bet,) in self._connection.execute("SELECT id FROM bets ORDER BY rowid")]
+
     def balance(self, user: int = 0) -> int:
         """A user's balance, cents."""
         return self._get("SELECT balance FROM users WHERE id = ?", self.users[user])

@@ -25,6 +25,7 @@ from bench.site import (
     scratch_site,
     sign_in,
     wait_for,
+    wait_for_market,
 )
 from live_market import keep_market
 from tap_trading.base.clock import system_clock
@@ -60,26 +61,31 @@ def some(requests: Iterator[bytes], number: int) -> Iterator[bytes]:
     return (request for _, request in zip(range(number), requests, strict=False))
 
 
+def api_settings(port: int) -> dict[str, str]:
+    """An API without limits that a benchmark would reach."""
+    return {
+        "TAP_API_LISTEN": f"127.0.0.1:{port}",
+        "TAP_GRID_WIDTH_S": str(GEOMETRY.width_s),
+        "TAP_WALLET_RATE": "1000000",
+        "TAP_MAX_OPEN_STAKE": str(BALANCE),
+        "TAP_MAX_COLUMN_STAKE": str(10**12),
+        "TAP_MAX_CELL_STAKE": str(10**12),
+    }
+
+
 @asynccontextmanager
 async def api() -> AsyncIterator[tuple[int, int, list[str], Path]]:
     """An API on the servers' core with a live price: port, pid, tokens, database."""
     port = free_port()
     async with scratch_site() as (settings, redis):
-        settings |= {
-            "TAP_API_LISTEN": f"127.0.0.1:{port}",
-            "TAP_GRID_WIDTH_S": str(GEOMETRY.width_s),
-            "TAP_WALLET_RATE": "1000000",
-            "TAP_MAX_OPEN_STAKE": str(BALANCE),
-            "TAP_MAX_COLUMN_STAKE": str(10**12),
-            "TAP_MAX_CELL_STAKE": str(10**12),
-        }
+        settings.update(api_settings(port))
         database = Path(settings["DB_PATH"])
         tokens = await sign_in(database, redis, USERS, BALANCE)
         command = (sys.executable, "-m", "tap_trading.services.api")
         with process(*command, core=0, **settings) as server:
             await wait_for(port)
             ticking = asyncio.create_task(keep_market(redis, GEOMETRY, offers_every_s=2.0))
-            await asyncio.sleep(1)
+            await wait_for_market(port)
             yield port, server.pid, tokens, database
             ticking.cancel()
 

@@ -4,23 +4,33 @@ import asyncio
 import random
 import re
 import sys
-import tempfile
 import time
 from pathlib import Path
 
 from aiohttp import ClientSession
 
-from bench.load import cpu_seconds
-from bench.site import audited, free_port, process, wait_for
+from bench.bets import CONNECTIONS, GEOMETRY, api_settings, bet_requests
+from bench.load import Result, cpu_seconds, open_loop, percentile
+from bench.site import (
+    audited,
+    free_port,
+    process,
+    scratch_site,
+    sign_in,
+    wait_for,
+    wait_for_market,
+)
+from live_market import keep_market
 from market_days import BEGIN, NEAR, PRICE, START, Tape, Traders
 from tap_trading.base.db import open_reader, open_writer
 from tap_trading.game.cell import Cell
-from tap_trading.ledger import migrations
 
 BETS = 100_000
 USERS = 5_000
 CELLS = BETS // USERS
 WINNERS = 5  # cells that the price touches
+#: Meanwhile others bet, at this rate.
+USERS_WHO_BET, BETS_PER_S = 500, 500
 CORE = 0
 _BUCKET = re.compile(r'tap_resolver_transaction_seconds_bucket\{le="([^"]+)"\} ([0-9.e+]+)')
 
@@ -28,7 +38,6 @@ _BUCKET = re.compile(r'tap_resolver_transaction_seconds_bucket\{le="([^"]+)"\} (
 def open_column(folder: Path) -> None:
     """Books with BETS confirmed bets in one column, a quarter of which win, and its bars."""
     books, prices = folder / "bets.db", folder / "prices.db"
-    migrations.migrate(books)
     tape, traders = Tape(prices, BEGIN), Traders(books, count=USERS, balance=10**9)
     low = PRICE - CELLS * 1000
     cells = [Cell(START, NEAR.width, low + 1000 * n, low + 1000 * n + 999) for n in range(CELLS)]
@@ -47,45 +56,69 @@ def open_column(folder: Path) -> None:
 
 
 async def settlement() -> None:
-    """The time it takes, its transactions and its CPU."""
-    with tempfile.TemporaryDirectory() as name:
-        folder = Path(name)
-        open_column(folder)
-        port = free_port()
-        settings = {
-            "DB_PATH": str(folder / "bets.db"),
-            "PRICES_DB_PATH": str(folder / "prices.db"),
-            "REDIS_ADDR": "127.0.0.1:1",
-            "TAP_RESOLVER_LISTEN": f"127.0.0.1:{port}",
-        }
-        command = (sys.executable, "-m", "tap_trading.services.resolver")
-        with process(*command, core=CORE, **settings) as resolver:
+    """The time it takes, its transactions and its CPU; and what new bets notice of it."""
+    async with scratch_site() as (settings, redis):
+        books = Path(settings["DB_PATH"])
+        open_column(books.parent)
+        tokens = await sign_in(books, redis, USERS_WHO_BET, 10**9)
+        port, resolver_port = free_port(), free_port()
+        settings.update(api_settings(port), TAP_RESOLVER_LISTEN=f"127.0.0.1:{resolver_port}")
+        with process(
+            sys.executable, "-m", "tap_trading.services.api", core=CORE, **settings
+        ) as api:
             await wait_for(port)
-            began, spent = time.perf_counter(), cpu_seconds(resolver.pid)
-            first = remaining(folder)
-            while left := remaining(folder):
-                if time.perf_counter() - began > 120:
-                    sys.exit(f"bench: {left} of {first} bets are open after 120 s")
-                await asyncio.sleep(0.1)
-            seconds = time.perf_counter() - began
-            spent = cpu_seconds(resolver.pid) - spent
-            async with (
-                ClientSession() as session,
-                session.get(f"http://127.0.0.1:{port}/metrics") as answer,
-            ):
-                buckets = _BUCKET.findall(await answer.text())
+            market = asyncio.create_task(keep_market(redis, GEOMETRY, offers_every_s=2.0))
+            await wait_for_market(port)
+            requests = bet_requests(tokens)
+
+            async def bet(seconds: float) -> Result:
+                result = await open_loop(
+                    ("127.0.0.1", port),
+                    requests,
+                    rate=lambda _: BETS_PER_S,
+                    seconds=seconds,
+                    sources=[""] * CONNECTIONS,
+                    cpu=lambda: cpu_seconds(api.pid),
+                )
+                if set(result.statuses) != {202} or result.lost or result.unsent:
+                    sys.exit(f"bench: not all accepted: {result.statuses} {result.codes}")
+                return result
+
+            before = await bet(5)
+            command = (sys.executable, "-m", "tap_trading.services.resolver")
+            with process(*command, core=CORE, **settings) as resolver:
+                await wait_for(resolver_port)
+                began, spent = time.perf_counter(), cpu_seconds(resolver.pid)
+                meanwhile = asyncio.create_task(bet(6))
+                first = remaining(books)
+                while left := remaining(books):
+                    if time.perf_counter() - began > 120:
+                        sys.exit(f"bench: {left} of {first} bets are open after 120 s")
+                    await asyncio.sleep(0.2)
+                seconds = time.perf_counter() - began
+                spent = cpu_seconds(resolver.pid) - spent
+                async with (
+                    ClientSession() as session,
+                    session.get(f"http://127.0.0.1:{resolver_port}/metrics") as answer,
+                ):
+                    buckets = _BUCKET.findall(await answer.text())
+            market.cancel()
         print(
             f"settlement: {first} bets of one column in {seconds:.1f} s,"
             f" {spent / first * 1e6:.0f} us of CPU a bet, {spent / seconds:.2f} core"
         )
         print("  transactions: " + ", ".join(f"{int(float(n))} within {le} s" for le, n in buckets))
-        print(f"  {audited(folder / 'bets.db')}")
+        for when, result in (("before", before), ("meanwhile", await meanwhile)):
+            ordered = result.latencies()
+            p50, p99 = percentile(ordered, 0.5), percentile(ordered, 0.99)
+            print(f"  {BETS_PER_S} new bets/s {when}: p50 {p50:.1f} ms, p99 {p99:.1f} ms")
+        print(f"  {audited(books)}")
 
 
-def remaining(folder: Path) -> int:
-    """Bets that are not settled."""
-    connection = open_reader(folder / "bets.db")
-    found = connection.execute("SELECT sum(open_stake) / 100 FROM users").get
+def remaining(books: Path) -> int:
+    """Bets of the column that are not settled."""
+    connection = open_reader(books)
+    found = connection.execute("SELECT count(*) FROM bets WHERE status = 'confirmed'").get
     connection.close()
     return int(found)
 

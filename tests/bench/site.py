@@ -13,6 +13,8 @@ from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
 
+from aiohttp import ClientSession
+
 from tap_trading.auth.sessions import Sessions
 from tap_trading.base.clock import system_clock
 from tap_trading.base.config import Address
@@ -55,6 +57,16 @@ async def wait_for(port: int) -> None:
             else:
                 writer.close()
                 return
+
+
+async def wait_for_market(port: int) -> None:
+    """Wait until the API there takes bets."""
+    async with asyncio.timeout(20), ClientSession() as session:
+        while True:
+            async with session.get(f"http://127.0.0.1:{port}/api/market") as answer:
+                if (await answer.json())["cells"]:
+                    return
+            await asyncio.sleep(0.05)
 
 
 @asynccontextmanager

@@ -347,7 +347,10 @@ def test_a_wrong_open_stake(damaged: Callable[..., Report], books: Path) -> None
         "UPDATE users SET open_stake = 599 WHERE wallet_address = 'ann'",
         "UPDATE users SET open_liability = 7 WHERE wallet_address = 'bob'",
     )
-    sums = "has an open stake of {} and an open liability of {} cents, but its open bets add up to"
+    sums = (
+        "has an open stake of {} and an open liability of {} cents,"
+        " but its bets that count as open add up to"
+    )
     assert set(report.findings) == {
         f"{ann} {sums.format(599, 0)} 600 and 0",
         f"{bob} {sums.format(500, 7)} 500 and 0",

@@ -137,8 +137,9 @@ def test_the_ledger_is_append_only(connection: apsw.Connection) -> None:
 def test_one_bet_per_user_and_cell_unless_it_was_not_paid(connection: apsw.Connection) -> None:
     def bet(name: str, status: str) -> None:
         connection.execute(
-            "INSERT INTO bets (id, user_id, cell_id, amount, status, placed_at) VALUES (?, 'u', 'c', 1, ?, 1)",
-            (name, status),
+            "INSERT INTO bets (id, user_id, cell_id, amount, status, placed_at, refused)"
+            " VALUES (?, 'u', 'c', 1, ?, 1, ?)",
+            (name, status, status == "insufficient_funds"),
         )
 
     bet("unpaid", "insufficient_funds")

@@ -19,9 +19,10 @@ from market_days import (
     finish,
     resolving,
 )
-from tap_trading.base.db import open_writer
+from tap_trading.base.db import open_reader, open_writer
 from tap_trading.base.lease import FencedError
 from tap_trading.game.cell import Cell
+from tap_trading.ledger.audit import audit
 from tap_trading.ledger.resolving import BooksChangedError
 
 
@@ -307,6 +308,70 @@ async def test_two_that_both_believe_pay_once(
     paid = [traders.row(bet)["payout_amount"] for bet in bets]
     assert [traders.balance(user) for user in range(3)] == [10**7 - 1000 + each for each in paid]
     assert all(each > 1000 for each in paid)
+
+
+def findings(database: Path) -> tuple[str, ...]:
+    connection = open_reader(database)
+    try:
+        return audit(connection).findings
+    finally:
+        connection.close()
+
+
+@pytest.fixture
+def one_by_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A bet a transaction, and a user."""
+    for size in ("_FEWEST", "_FIRST", "_MOST", "_RELEASED_AT_ONCE"):
+        monkeypatch.setattr(f"tap_trading.settlement.resolver.{size}", 1)
+
+
+@pytest.mark.usefixtures("one_by_one")
+@pytest.mark.parametrize("outage", [False, True])
+async def test_every_step_may_be_the_last_one_of_a_process(
+    outage: bool, database: Path, prices: Path, tape: Tape, traders: Traders
+) -> None:
+    for user in range(3):
+        for cell in (NEAR, FAR):
+            traders.bet(cell, BEGIN, user=user)
+    tape.stay((START + 1) * 1000)
+    if outage:
+        tape.miss((START + 3) * 1000)
+    tape.stay((START + 6) * 1000)
+    clock, steps, open_stakes = Clock(), 0, []
+    while traders.count("exposures"):
+        clock.now += 2_000  # whoever held the lease is gone
+        async with resolving(database, prices, clock, f"process {steps}") as resolver:
+            assert await resolver.step()  # takes over
+            await resolver.step()
+        assert findings(database) == ()
+        open_stakes.append(sum(traders.open_stake(user)[0] for user in range(3)))
+        steps += 1
+        assert steps < 30
+    # Six rates, six results, three users, and the end of the column.
+    assert steps == 16
+    assert open_stakes == [6000] * 12 + [4000, 2000, 0, 0]
+    statuses = {"void"} if outage else {"won", "lost"}
+    assert {traders.row(bet)["status"] for bet in traders.bets()} == statuses
+
+
+@pytest.mark.usefixtures("one_by_one")
+@pytest.mark.parametrize("steps", range(1, 9))
+async def test_a_bet_that_reaches_the_books_late_is_settled_too(
+    steps: int, database: Path, prices: Path, tape: Tape, traders: Traders
+) -> None:
+    """Written long after it was taken: its column is being settled, released, or forgotten."""
+    for user in range(2):
+        traders.bet(NEAR, BEGIN, user=user)
+    tape.stay((START + 6) * 1000)
+    async with resolving(database, prices) as resolver:
+        for _ in range(steps):
+            await resolver.step()
+        late = [traders.bet(FAR, BEGIN, user=user) for user in range(2)]
+        while await resolver.step():
+            assert findings(database) == ()
+    assert {traders.row(bet)["status"] for bet in late} == {"lost"}
+    assert [traders.open_stake(user) for user in range(3)] == [(0, 0)] * 3
+    assert traders.count("exposures") == 0
 
 
 async def test_no_price_database_is_said_and_survived(

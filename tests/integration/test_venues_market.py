@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 from tests.integration.conftest import Serve
+from tests.integration.signed_in import sign_in
 from tests.integration.test_price_service import channel
 
 from price_history import ENOUGH, bars, closes, write
@@ -19,7 +20,7 @@ from tap_trading.base.redis import Redis
 from tap_trading.market import breaker
 from tap_trading.market.offer import OFFER_CHANNEL, Offer, decode
 from tap_trading.market.state import MarketState
-from tap_trading.services import price
+from tap_trading.services import api, price, resolver
 from venues.player import Player
 from venues.synthetic import Synthetic
 
@@ -160,3 +161,57 @@ async def test_without_quorum_betting_stops_and_resumes_by_the_rule(
         assert opened.cells
     first = next(bar for bar in bars(warm) if bar.t > suspended.t)
     assert opened.t + 100 - first.t >= 4_000
+
+
+def longest_gap_ms(points: list[int], start: int, end: int) -> int:
+    """The longest time without a bar in a window, all in Unix ms."""
+    edges = [start, *(t for t in points if start <= t < end), end]
+    gaps = [edges[1] - start, *(b - a - 100 for a, b in pairwise(edges[1:]))]
+    return max(gaps)
+
+
+async def test_a_lost_quorum_gives_back_exactly_the_bets_it_touches(
+    serve: Serve, warm: Path, players: Players
+) -> None:
+    narrow = {**settings(players), "TAP_GRID_WIDTH_S": "2"}
+    gone = [player for name, player in players.items() if name != "gemini"]
+    async with (
+        serve(price.build, **narrow),
+        serve(resolver.build, **narrow),
+        serve(api.build, **narrow) as client,
+    ):
+        trader = await sign_in(client)
+        await asyncio.sleep(3)  # every venue is there
+        market = await (await client.get("/api/market")).json()
+        placed = []
+        for start in [column["start"] for column in market["columns"]][1:7]:
+            for cell in market["cells"]:
+                # Its chance will not leave what is offered before its rate is fixed.
+                if f"btc-usd:{start}:" in cell["cell_id"] and 1.3 < float(cell["reward_rate"]) < 9:
+                    answer = await trader.bet(cell["cell_id"], 100, f"key-{len(placed)}")
+                    assert answer.status == 202, await answer.text()
+                    placed.append((await answer.json())["bet_id"])
+        assert len(placed) >= 12
+        await asyncio.sleep(market["columns"][3]["start"] + 1.2 - system_clock() / 1000)
+        for player in gone:
+            player.stall()
+        await asyncio.sleep(4)
+        for player in gone:
+            player.resume()
+        async with asyncio.timeout(60):
+            for bet_id in placed:
+                while (await trader.json(f"/api/bets/{bet_id}"))["resolved_at"] is None:
+                    await asyncio.sleep(0.1)
+        bets = [await trader.json(f"/api/bets/{bet_id}") for bet_id in placed]
+        balance = (await trader.json("/api/me"))["balance"]
+    points = [bar.t for bar in bars(warm)]
+    given_back = 0
+    for bet in bets:
+        start, width = map(int, bet["cell_id"].split(":")[1:3])
+        touched = longest_gap_ms(points, start * 1000, (start + width) * 1000) > 1_000
+        assert (bet["status"] == "void") is touched, bet
+        assert bet["evidence"]["void_reason"] == ("feed_outage" if touched else None)
+        given_back += 100 if touched else 0
+    assert 0 < given_back < 100 * len(bets)
+    paid = sum(bet["payout_amount"] or 0 for bet in bets)
+    assert balance == 100_000 - 100 * len(bets) + given_back + paid

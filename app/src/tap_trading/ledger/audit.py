@@ -138,25 +138,39 @@ _QUESTIONS = (
         """,
         "entry {} of {} moved {} cents for bet {}, which {}",
     ),
-    # The plus keeps the index of users out: read in the order of the table, of which few bets
-    # are open, this is twenty times as fast.
+    # Bets that count as open: the open ones, and settled ones whose users are not released from
+    # their column yet. The plus keeps the index of users out: read in the order of the table, of
+    # which few bets are open, this is twenty times as fast.
     _Question(
         """
         SELECT u.id, u.open_stake, u.open_liability, coalesce(o.stake, 0), coalesce(o.liability, 0)
         FROM users u
         LEFT JOIN (
-          SELECT b.user_id, sum(b.amount) AS stake, sum(b.liability) AS liability
-          FROM bets b
-          LEFT JOIN transaction_ledger e
-            ON e.user_id = b.user_id AND e.ref_type = 'BET' AND e.ref_id = b.id
-          WHERE b.status IN ('pending', 'confirmed')
-            AND (b.idempotency_key IS NOT NULL OR e.id IS NOT NULL)
-          GROUP BY +b.user_id
+          SELECT user_id, sum(amount) AS stake, sum(liability) AS liability
+          FROM (
+            SELECT b.user_id, b.amount, b.liability
+            FROM bets b
+            LEFT JOIN transaction_ledger e
+              ON e.user_id = b.user_id AND e.ref_type = 'BET' AND e.ref_id = b.id
+            WHERE b.status IN ('pending', 'confirmed')
+              AND (b.idempotency_key IS NOT NULL OR e.id IS NOT NULL)
+            UNION ALL
+            SELECT b.user_id, b.amount, b.liability
+            FROM settlements s
+            JOIN bets b
+              ON b.cell_id BETWEEN 'btc-usd:' || s.start || ':' || s.width || ':'
+                AND 'btc-usd:' || s.start || ':' || s.width || ':~'
+              AND b.refused = 0 AND b.user_id > s.released
+            WHERE s.released IS NOT NULL
+              AND (b.status IN ('won', 'lost')
+                OR (b.status = 'void' AND b.void_reason = 'feed_outage'))
+          )
+          GROUP BY +user_id
         ) o ON o.user_id = u.id
         WHERE u.open_stake <> coalesce(o.stake, 0) OR u.open_liability <> coalesce(o.liability, 0)
         """,
-        "{} has an open stake of {} and an open liability of {} cents, but its open bets add up to"
-        " {} and {}",
+        "{} has an open stake of {} and an open liability of {} cents, but its bets that count as"
+        " open add up to {} and {}",
     ),
     _Question(
         """

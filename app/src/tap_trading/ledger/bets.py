@@ -44,7 +44,7 @@ SELECT
   (SELECT json_group_array(json_array(b.user_id, b.cell_id))
    FROM json_each(?1) e
    CROSS JOIN bets b ON b.cell_id = e.value ->> 2 AND b.user_id = e.value ->> 0
-   WHERE b.status <> 'insufficient_funds'),
+   WHERE b.refused = 0),
   (SELECT json_group_object(x.scope, json_array(x.stake, x.liability))
    FROM json_each(?2) s CROSS JOIN exposures x ON x.scope = s.value)
 """
@@ -53,8 +53,8 @@ SELECT
 # to be able to undo itself. `OR FAIL` spares that where a statement changes many rows.
 _WRITE_BET = """
 INSERT INTO bets (id, user_id, cell_id, amount, min_reward_rate_bps, status, placed_at,
-                  resolved_at, idempotency_key, liability)
-VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
+                  resolved_at, idempotency_key, liability, refused)
+VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
 """
 
 _WRITE_EXPOSURES = """
@@ -139,6 +139,7 @@ def _write(
                 None if placed else request.placed_at,
                 request.idempotency_key,
                 request.liability if placed else 0,
+                int(not placed),
             )
         )
         if not isinstance(outcome, Placed):

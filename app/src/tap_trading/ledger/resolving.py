@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from typing import NamedTuple
 
 import apsw
+import orjson
 
 from tap_trading.game.cell import SYMBOL
 from tap_trading.game.settlement import VoidReason, Window
@@ -94,19 +95,35 @@ ORDER BY placed_at
 LIMIT ?
 """
 _CONFIRMED = """
-SELECT rowid, id, user_id, cell_id, amount, min_reward_rate_bps, reward_rate_bps, liability,
-       placed_at
-FROM bets INDEXED BY idx_bets_one_per_cell
-WHERE cell_id BETWEEN ? AND ? AND (cell_id, user_id) > (?, ?)
-  AND status <> 'insufficient_funds' AND status = 'confirmed'
-ORDER BY cell_id, user_id
-LIMIT ?
+SELECT json_group_array(number)
+FROM (
+  SELECT rowid AS number
+  FROM bets INDEXED BY idx_bets_one_per_cell
+  WHERE cell_id BETWEEN ? AND ? AND refused = 0 AND status = 'confirmed'
+  ORDER BY rowid
+)
 """
-_OPEN = """
-SELECT count(*)
+_READ = """
+SELECT b.rowid, b.id, b.user_id, b.cell_id, b.amount, b.min_reward_rate_bps, b.reward_rate_bps,
+       b.liability, b.placed_at
+FROM json_each(?) e CROSS JOIN bets b ON b.rowid = e.value
+WHERE b.status = 'confirmed'
+"""
+_WAITS = """
+SELECT EXISTS (
+  SELECT 1
+  FROM bets INDEXED BY idx_bets_pending
+  WHERE status = 'pending' AND cell_id BETWEEN ? AND ? AND idempotency_key IS NOT NULL
+)
+"""
+# What was void before its column closed was released at once.
+_UNRELEASED = """
+SELECT user_id, sum(amount), sum(liability)
 FROM bets INDEXED BY idx_bets_one_per_cell
-WHERE cell_id BETWEEN ? AND ? AND status <> 'insufficient_funds'
-  AND status IN ('pending', 'confirmed') AND idempotency_key IS NOT NULL
+WHERE cell_id BETWEEN ? AND ? AND refused = 0 AND user_id > ?
+  AND (status IN ('won', 'lost') OR (status = 'void' AND void_reason = 'feed_outage'))
+GROUP BY user_id
+ORDER BY user_id
 """
 _DECISION = """
 SELECT rowid, id, user_id, cell_id, amount, min_reward_rate_bps, reward_rate_bps, liability,
@@ -141,6 +158,13 @@ INSERT INTO settlements (start, width, bars, longest_gap, low, high, void, settl
 VALUES (?, ?, ?, ?, ?, ?, ?, ?)
 ON CONFLICT (start, width) DO NOTHING
 """
+_RELEASE_USERS = """
+UPDATE OR FAIL users
+SET open_stake = open_stake - (e.value ->> 1), open_liability = open_liability - (e.value ->> 2)
+FROM json_each(?) e
+WHERE users.id = e.value ->> 0
+"""
+_RELEASED = "UPDATE settlements SET released = ? WHERE start = ? AND width = ? AND released = ?"
 _FREE_SCOPES = """
 UPDATE OR FAIL exposures SET stake = stake - (e.value ->> 1), liability = liability - (e.value ->> 2)
 FROM json_each(?) e
@@ -156,21 +180,30 @@ def pending(connection: apsw.Connection, placed_until: int, limit: int) -> list[
     return [OpenBet(*row) for row in connection.execute(_PENDING, (placed_until, limit))]
 
 
-def confirmed(
-    connection: apsw.Connection, start: int, width: int, after: OpenBet | None, limit: int
-) -> list[OpenBet]:
-    """Bets of a column that have a rate and no result, cell by cell, in each user by user;
-    those after a bet of it only, so that the settled ones need not be looked through.
+def confirmed(connection: apsw.Connection, start: int, width: int) -> list[int]:
+    """Rows of a column's bets that have a rate and no result, in their order: bets of a moment
+    lie together, and so do their references in the ledger.
     """
-    first, last = _cells(start, width)
-    cell, user = (after.cell_id, after.user_id) if after else (first, "")
-    rows = connection.execute(_CONFIRMED, (cell, last, cell, user, limit))
-    return [OpenBet(*row) for row in rows]
+    return list(orjson.loads(connection.execute(_CONFIRMED, _cells(start, width)).get))
 
 
-def is_open(connection: apsw.Connection, start: int, width: int) -> bool:
-    """Whether bets of a column wait for their rates or results."""
-    return bool(connection.execute(_OPEN, _cells(start, width)).get)
+def read(connection: apsw.Connection, numbers: Sequence[int]) -> list[OpenBet]:
+    """The bets of these rows, less those that are settled already."""
+    return list(map(OpenBet._make, connection.execute(_READ, (as_json(numbers),))))
+
+
+def waits(connection: apsw.Connection, start: int, width: int) -> bool:
+    """Whether bets of a column wait for their rates."""
+    return bool(connection.execute(_WAITS, _cells(start, width)).get)
+
+
+def unreleased(
+    connection: apsw.Connection, start: int, width: int, released: str
+) -> list[tuple[str, int, int]]:
+    """Users after `released` with settled bets in a column, by id: the stakes and liabilities of
+    these, in cents.
+    """
+    return list(connection.execute(_UNRELEASED, (*_cells(start, width), released)))
 
 
 def exposed_columns(connection: apsw.Connection, until: int) -> list[tuple[int, int]]:
@@ -184,13 +217,21 @@ def exposed_columns(connection: apsw.Connection, until: int) -> list[tuple[int, 
     return sorted(column for column in columns if sum(column) <= until)
 
 
-def window_of(connection: apsw.Connection, start: int, width: int) -> Window | None:
-    """What a column was decided by; None as long as it is not."""
+def window_of(
+    connection: apsw.Connection, start: int, width: int
+) -> tuple[Window, str | None] | None:
+    """What a column was decided by, and the last user who was released from it: "" for none,
+    None when all were. None as long as it is not decided.
+    """
     row = connection.execute(
-        "SELECT bars, longest_gap, low, high FROM settlements WHERE start = ? AND width = ?",
+        "SELECT bars, longest_gap, low, high, released FROM settlements"
+        " WHERE start = ? AND width = ?",
         (start, width),
     ).fetchone()
-    return Window(*row) if row else None
+    if row is None:
+        return None
+    *window, released = row
+    return Window(*window), released
 
 
 def _column(scope: str) -> list[str]:
@@ -242,17 +283,19 @@ def confirm(
     )
     voids = [decision for decision in decisions if isinstance(decision, Void)]
     if voids:
-        _void(connection, voids, now_ms, changes)
+        _void(connection, voids, now_ms, changes, at_once=True)
         _free(connection, [each.bet for each in voids])
     return changes
 
 
 def settle(
-    connection: apsw.Connection,
-    settled: Sequence[Settled],
-    now_ms: int,
+    connection: apsw.Connection, settled: Sequence[Settled], now_ms: int, *, at_once: bool
 ) -> Changes:
-    """Write results of confirmed bets and pay those that won. Raises BooksChangedError."""
+    """Write results of confirmed bets and pay those that won.
+
+    Their users are released `at_once`, or with all of their column by `release`. Raises
+    BooksChangedError.
+    """
     _change(
         connection,
         _SETTLE,
@@ -272,15 +315,37 @@ def settle(
             for bet, payout in settled
         ]
     )
-    _move(connection, "PAYOUT", settled, now_ms, changes)
+    moved = settled if at_once else [each for each in settled if each.payout]
+    _move(connection, "PAYOUT", moved, now_ms, changes, at_once=at_once)
     return changes
 
 
-def void(connection: apsw.Connection, voids: Sequence[Void], now_ms: int) -> Changes:
-    """Give back the stakes of a void column's bets. Raises BooksChangedError."""
+def void(
+    connection: apsw.Connection, voids: Sequence[Void], now_ms: int, *, at_once: bool
+) -> Changes:
+    """Give back the stakes of a void column's bets; else like `settle`."""
     changes = Changes()
-    _void(connection, voids, now_ms, changes)
+    _void(connection, voids, now_ms, changes, at_once=at_once)
     return changes
+
+
+def release(
+    connection: apsw.Connection,
+    column: tuple[int, int],
+    users: Sequence[tuple[str, int, int]],
+    before: str,
+    *,
+    last: bool,
+) -> None:
+    """Let the settled bets of a column, given by start and width, no longer count as open for
+    these users: the next ones after `before`, and the `last` ones of it.
+
+    Raises BooksChangedError.
+    """
+    until = None if last else users[-1][0]
+    _change(connection, _RELEASED, [(until, *column, before)])
+    if users:
+        connection.execute(_RELEASE_USERS, (as_json(users),))
 
 
 def write_window(
@@ -306,7 +371,12 @@ def close_column(connection: apsw.Connection, start: int, width: int) -> None:
 
 
 def _void(
-    connection: apsw.Connection, voids: Sequence[Void], now_ms: int, changes: Changes
+    connection: apsw.Connection,
+    voids: Sequence[Void],
+    now_ms: int,
+    changes: Changes,
+    *,
+    at_once: bool,
 ) -> None:
     _change(
         connection,
@@ -318,7 +388,7 @@ def _void(
         for bet, _, _ in voids
     ]
     refunds = [Settled(each.bet, each.bet.amount) for each in voids]
-    _move(connection, "REFUND", refunds, now_ms, changes)
+    _move(connection, "REFUND", refunds, now_ms, changes, at_once=at_once)
 
 
 def _changed(
@@ -335,7 +405,7 @@ def _change(
     before = connection.total_changes()
     connection.executemany(statement, rows)
     if connection.total_changes() - before != len(rows):
-        raise BooksChangedError("a bet was changed by somebody else meanwhile")
+        raise BooksChangedError("the books were changed by somebody else meanwhile")
 
 
 def _move(
@@ -344,8 +414,10 @@ def _move(
     settled: Sequence[Settled],
     now_ms: int,
     changes: Changes,
+    *,
+    at_once: bool,
 ) -> None:
-    """End what was open for these bets, and pay."""
+    """Pay for these bets, and release their users if that is done at once."""
     if not settled:
         return
     users = dict.fromkeys((bet.user_id for bet, _ in settled), now_ms)
@@ -353,8 +425,9 @@ def _move(
     movements: list[Movement] = []
     for bet, amount in settled:
         account = accounts[bet.user_id]
-        account.open_stake -= bet.amount
-        account.open_liability -= bet.liability
+        if at_once:
+            account.open_stake -= bet.amount
+            account.open_liability -= bet.liability
         if amount:
             account.balance += amount
             entry_id = new_id("led", now_ms)

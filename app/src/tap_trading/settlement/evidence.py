@@ -43,7 +43,8 @@ def decision(books: apsw.Connection, bet_id: str) -> Decision | None:
     if found is None or cell is None:
         return None
     bet, reason, pricing = found
-    return Decision(bet, cell, reason, pricing, resolving.window_of(books, cell.start, cell.width))
+    decided = resolving.window_of(books, cell.start, cell.width)
+    return Decision(bet, cell, reason, pricing, decided[0] if decided else None)
 
 
 def evidence(prices: apsw.Connection, found: Decision, speed_bump_ms: int) -> Evidence:

@@ -12,6 +12,7 @@ import asyncio
 import time
 from collections import Counter, deque
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
 from itertools import islice
 
 import apsw
@@ -36,6 +37,7 @@ from tap_trading.game.settlement import (
 )
 from tap_trading.ledger import resolving
 from tap_trading.ledger.batcher import Batcher, OverloadedError, StorageUnavailableError
+from tap_trading.ledger.placing import scopes
 from tap_trading.ledger.resolving import (
     BooksChangedError,
     Changes,
@@ -63,9 +65,11 @@ _IDLE_S = 0.05
 _TROUBLE_S = 0.5
 #: Bets are read so many at a time, and written in transactions that take about so long, in s:
 #: whoever places a bet meanwhile waits for one of them.
-_READ = 10_000
-_TRANSACTION_S = 0.0075
+_READ = 5000
+_TRANSACTION_S = 0.005
 _FEWEST, _FIRST, _MOST = 20, 100, 1000
+#: Users are released so many at a time: little is written for each, and few pages.
+_RELEASED_AT_ONCE = 500
 #: The part of a core that work may take: less than the unit's quota, so that it is never
 #: stopped in the middle of a transaction.
 _SHARE = 0.45
@@ -85,6 +89,25 @@ def do_each(
 ) -> Sequence[Changes]:
     """What the batcher of a resolver does with its items."""
     return [work(connection) for work in works]
+
+
+@dataclass(slots=True)
+class ClosedColumn:
+    """A column that is being settled."""
+
+    start: int  # Unix s
+    width: int  # s
+    window: Window
+    #: The last user whose settled bets of it no longer count as open, "" when all still do. None
+    #: when it is through; bets that turned up later are released at once.
+    released: str | None
+    numbers: deque[int]  # rows of its bets, still to be read
+    unsettled: deque[OpenBet] = field(default_factory=deque)
+    unreleased: deque[tuple[str, int, int]] | None = None  # None as long as nobody has looked
+
+    def holds(self, bet: OpenBet) -> bool:
+        """Whether a bet is on a cell of it."""
+        return scopes(bet.cell_id)[1] == f"{self.start}:{self.width}"
 
 
 class Resolver:
@@ -115,10 +138,7 @@ class Resolver:
         self._chunk = float(_FIRST)
         self._decided: deque[Confirmed | Void] = deque()
         self._pricings: dict[int, Pricing] = {}
-        self._column = (0, 0)  # start and width, Unix s and s; of `_window`
-        self._window: Window | None = None
-        self._unsettled: deque[OpenBet] = deque()
-        self._last_settled: OpenBet | None = None
+        self._column: ClosedColumn | None = None
         self._settles_next = False
         self._trouble = ""
 
@@ -211,9 +231,7 @@ class Resolver:
         """What was read is read anew."""
         self._decided.clear()
         self._pricings.clear()
-        self._unsettled.clear()
-        self._last_settled = None
-        self._window = None
+        self._column = None
 
     async def _write(self, work: Work) -> Changes:
         """One transaction, if the lease is still ours."""
@@ -312,8 +330,11 @@ class Resolver:
         await self._write(
             lambda connection, now: resolving.confirm(connection, chunk, pricings, now)
         )
+        column = self._column
         for decision in chunk:
             self._decided.popleft()
+            if column and isinstance(decision, Confirmed) and column.holds(decision.bet):
+                column.numbers.append(decision.bet.number)
             if isinstance(decision, Void):
                 logger.get().debug("bet void", bet_id=decision.bet.bet_id, reason=decision.reason)
         if not self._decided:
@@ -323,76 +344,114 @@ class Resolver:
     # Results.
 
     async def _settle(self, until: int) -> bool:
-        """Settle some bets of the column that closed first; whether there was such a column."""
-        if self._window is None and not await self._next_column(until):
+        """Do the next thing on the column that closed first; whether there was any."""
+        column = self._column
+        if column is None:
+            column = self._column = await self._next_column(until)
+        if column is None:
             return False
-        (start, width), found = self._column, self._window
-        if found is None:
-            raise DatabaseError(f"the column of {start} has no window")
-        if not self._unsettled:
-            after = self._last_settled
-            self._unsettled += await self._readers.run(
-                lambda connection: resolving.confirmed(connection, start, width, after, _READ)
+        if column.released:  # somebody else began to
+            await self._release(column)
+            return True
+        if not column.unsettled and column.numbers:
+            numbers = [column.numbers.popleft() for _ in range(min(len(column.numbers), _READ))]
+            column.unsettled += await self._readers.run(
+                lambda connection: resolving.read(connection, numbers)
             )
-        if self._unsettled:
-            await self._settle_bets(found)
+        if column.unsettled:
+            await self._settle_bets(column)
             return True
-        if self._last_settled is not None:  # bets before it may have been given their rates since
-            self._last_settled = None
+        if column.released is not None:
+            if await self._readers.run(
+                lambda connection: resolving.waits(connection, column.start, column.width)
+            ):
+                return False  # settled with the others, once they have their rates
+            _LAG.set(self._clock() / 1000 - column.start - column.width)
+            await self._release(column)
             return True
-        closed = True
+        return await self._close(column)
 
-        def close(connection: apsw.Connection, now: int) -> Changes:
-            nonlocal closed
-            resolving.write_window(connection, start, width, found, now)
-            closed = not resolving.is_open(connection, start, width)
-            if closed:
-                resolving.close_column(connection, start, width)
-            return Changes()
-
-        await self._write(close)
-        self._window = None
-        if closed:
-            _LAG.set(self._clock() / 1000 - start - width)
-            logger.get().info("column settled", start=start, width=width, void=found.void)
-        return closed  # else some of its bets wait for their rates
-
-    async def _next_column(self, until: int) -> bool:
+    async def _next_column(self, until: int) -> ClosedColumn | None:
         columns = await self._readers.run(
             lambda connection: resolving.exposed_columns(connection, until // 1000)
         )
         if not columns:
-            return False
+            return None
         start, width = columns[0]
-        stored = await self._readers.run(
+        decided = await self._readers.run(
             lambda connection: resolving.window_of(connection, start, width)
         )
-        if stored is None:
+        if decided is None:
             bars = await self._prices.run(
                 lambda connection: price_store.bars(
                     connection, start * 1000, (start + width) * 1000
                 )
             )
-            stored = window(start, width, bars)
-        self._column, self._window = (start, width), stored
-        return True
+            decided = window(start, width, bars), ""
+        numbers = await self._readers.run(
+            lambda connection: resolving.confirmed(connection, start, width)
+        )
+        return ClosedColumn(start, width, *decided, deque(numbers))
 
-    async def _settle_bets(self, found: Window) -> None:
+    async def _settle_bets(self, column: ClosedColumn) -> None:
         """One transaction's worth of the column's results."""
-        start, width = self._column
-        bets = list(islice(self._unsettled, int(self._chunk)))
+        found, at_once = column.window, column.released is None
+        bets = list(islice(column.unsettled, int(self._chunk)))
         results = [] if found.void else [_result(found, bet) for bet in bets]
 
         def work(connection: apsw.Connection, now: int) -> Changes:
-            resolving.write_window(connection, start, width, found, now)
+            resolving.write_window(connection, column.start, column.width, found, now)
             if found.void:
                 voids = [Void(bet, VoidReason.FEED_OUTAGE) for bet in bets]
-                return resolving.void(connection, voids, now)
-            return resolving.settle(connection, results, now)
+                return resolving.void(connection, voids, now, at_once=at_once)
+            return resolving.settle(connection, results, now, at_once=at_once)
 
         await self._write(work)
         for _ in bets:
-            self._last_settled = self._unsettled.popleft()
+            column.unsettled.popleft()
+
+    async def _release(self, column: ClosedColumn) -> None:
+        """One transaction's worth of users whose settled bets no longer count as open."""
+        start, width, released = column.start, column.width, column.released or ""
+        if column.unreleased is None:
+            column.unreleased = deque(
+                await self._readers.run(
+                    lambda connection: resolving.unreleased(connection, start, width, released)
+                )
+            )
+        users = list(islice(column.unreleased, _RELEASED_AT_ONCE))
+        last = len(users) == len(column.unreleased)
+
+        def work(connection: apsw.Connection, now: int) -> Changes:
+            resolving.write_window(connection, start, width, column.window, now)
+            resolving.release(connection, (start, width), users, released, last=last)
+            return Changes()
+
+        await self._write(work)
+        for _ in users:
+            column.unreleased.popleft()
+        if last:
+            self._column = None  # it comes again, to be closed
+        else:
+            column.released = users[-1][0]
+
+    async def _close(self, column: ClosedColumn) -> bool:
+        """Forget the exposures of the column; whether no bet of it waits any longer."""
+        start, width = column.start, column.width
+        closed = False
+
+        def work(connection: apsw.Connection, _now: int) -> Changes:
+            nonlocal closed
+            closed = not resolving.waits(connection, start, width)
+            if closed:
+                resolving.close_column(connection, start, width)
+            return Changes()
+
+        await self._write(work)
+        self._column = None
+        if closed:
+            logger.get().info("column settled", start=start, width=width, void=column.window.void)
+        return closed  # else some of its bets wait for their rates
 
 
 def _cell(bet: OpenBet) -> Cell:

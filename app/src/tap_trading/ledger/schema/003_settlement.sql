@@ -18,6 +18,17 @@ ALTER TABLE bets ADD COLUMN void_reason TEXT CHECK (
     OR void_reason IN ('no_price', 'rate_below_minimum', 'not_offered', 'feed_outage')
 );
 
+-- Whether it was refused for lack of money. Unlike the status it never changes, so a bet that is
+-- confirmed or settled stays where it is in the index of cells. (To a release of schema 2, which
+-- does not write it, a refused bet occupies its cell for that trader.)
+ALTER TABLE bets ADD COLUMN refused INTEGER NOT NULL DEFAULT 0 CHECK (refused IN (0, 1));
+
+UPDATE bets SET refused = 1 WHERE status = 'insufficient_funds';
+
+DROP INDEX idx_bets_one_per_cell;
+
+CREATE UNIQUE INDEX idx_bets_one_per_cell ON bets (cell_id, user_id) WHERE refused = 0;
+
 -- What the house may have to pay for a bet at the rate that was offered, cents: what is
 -- limited besides the stakes.
 ALTER TABLE bets ADD COLUMN liability INTEGER NOT NULL DEFAULT 0 CHECK (liability >= 0);
@@ -36,6 +47,9 @@ CREATE TABLE settlements (
     high INTEGER,
     void INTEGER NOT NULL CHECK (void IN (0, 1)),
     settled_at INTEGER NOT NULL,  -- Unix ms
+    -- Settled bets of a column count as open for their users' limits until they are released,
+    -- user by user: the last one who was; NULL once all were.
+    released TEXT DEFAULT '',
     PRIMARY KEY (start, width)
 ) STRICT, WITHOUT ROWID;
 
