@@ -39,6 +39,17 @@ def test_a_reader_has_its_pragmas_and_cannot_write(database: Path) -> None:
     reader.close()
 
 
+def test_opening_waits_for_no_other_writer_and_writes_nothing(database: Path) -> None:
+    other = open_writer(database)
+    other.execute("BEGIN IMMEDIATE")
+    version = other.pragma("data_version")
+    open_writer(database).close()
+    open_reader(database).close()
+    other.execute("ROLLBACK")
+    assert other.pragma("data_version") == version
+    other.close()
+
+
 def test_a_file_without_incremental_vacuum_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "old.db"
     connection = apsw.Connection(str(path))

@@ -100,7 +100,9 @@ def _open(path: Path, flags: int, pragmas: dict[str, int | str]) -> apsw.Connect
         raise DatabaseError(_why(path, error)) from error
     try:
         for name, wanted in pragmas.items():
-            connection.pragma(name, wanted)
+            # Setting auto_vacuum writes, even when it is what it was: another writer may be at it.
+            if connection.pragma(name) != wanted:
+                connection.pragma(name, wanted)
             _verify(path, name, connection.pragma(name), wanted)
     except apsw.Error as error:
         connection.close()
