@@ -236,10 +236,11 @@ def cuts(recorder: Recorder, promised: Promised, number: int, chance: random.Ran
     """So many places to cut the record: some anywhere, most where it is tightest."""
     answers = [position for position, *_ in promised.bets + promised.deposits]
     syncs = [at for at, step in enumerate(recorder.steps) if isinstance(step, Sync)]
+    tight = [places for places in (answers, syncs) if places]  # nothing is synced when that is off
     found = []
     for _ in range(number):
         anywhere = chance.randint(0, len(recorder.steps))
-        found.append(chance.choice((anywhere, chance.choice(answers), chance.choice(syncs))))
+        found.append(chance.choice((anywhere, *map(chance.choice, tight))))
     return sorted(found)
 
 
