@@ -50,6 +50,10 @@ dev: .venv/.locked ## Run all services on this host, without a VM, against a scr
 	@scripts/prerequisites.sh redis
 	@$(PYTHON) scripts/dev.py
 
+.PHONY: keys
+keys: .venv/.locked ## Make the first key that signs releases, unless it is there
+	@$(PYTHON) scripts/release_keys.py
+
 .PHONY: build
 build: .venv/.locked ## Build the release artifact of the checkout into dist/
 	@$(PYTHON) scripts/build.py

@@ -6,10 +6,14 @@ Its version is vX.Y.Z-<commits>+<commit>; a checkout with changes that are not c
 adds `.dirty.<digest of the changes>`, so that no two different builds share a name. Two
 builds of one commit are identical to the byte: every time in it is the commit's.
 
+What holds it together: `manifest.sig` signs `manifest.json` (Ed25519, see release_keys.py),
+which has the sum of `checksums.sha256`, which has the sum of every other file.
+
     scripts/build.py            build (or reuse what is built already), print the path
     scripts/build.py version    print the version only
 """
 
+import base64
 import gzip
 import hashlib
 import io
@@ -26,6 +30,9 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 import build_frontend
+import build_sbom
+import release_keys
+from nacl.exceptions import BadSignatureError
 
 ROOT = Path(__file__).resolve().parent.parent
 DIST = ROOT / "dist"
@@ -39,10 +46,10 @@ ENTRY_POINTS = {
     "resolver": "tap_trading.services.resolver",
     "tap": "tap_trading.cli.main",
 }
-#: The migrations of each database, and where they lie in a release.
+#: The migrations of each database: where they lie in a release, and where they come from.
 SCHEMAS = {
-    "schema": "app/src/tap_trading/ledger/schema",
-    "schema/prices": "app/src/tap_trading/market/schema",
+    "bets": ("schema", "app/src/tap_trading/ledger/schema"),
+    "prices": ("schema/prices", "app/src/tap_trading/market/schema"),
 }
 #: A constant, so that builds of a commit are the same wherever they are made.
 BUILT_BY = "tap-trading-build"
@@ -56,7 +63,7 @@ TARGET_PLATFORMS = (
     "linux_x86_64",
 )
 #: What a release is made from.
-SOURCES = ("app", "scripts/build.py", "scripts/build_frontend.py")
+SOURCES = ("app", *(f"scripts/{name}.py" for name in ("build", "build_frontend", "build_sbom")))
 
 LAUNCHER = """\
 #!/bin/sh
@@ -183,8 +190,17 @@ def _fill(stage: Path, state: GitState) -> None:
         launcher.write_text(LAUNCHER.format(module=module))
         launcher.chmod(0o755)
     build_frontend.build(stage / "frontend" / "dist")
-    for place, source in SCHEMAS.items():
+    schema = {}
+    for database, (place, source) in SCHEMAS.items():
         shutil.copytree(ROOT / source, stage / place)
+        newest = len(list((ROOT / source).glob("*.sql")))
+        schema[database] = [newest, newest + 1]
+    (stage / "sbom.cdx.json").write_text(
+        build_sbom.bill(state.version, state.time, list(wheels.glob("*.whl")), own)
+    )
+    files = sorted(path for path in stage.rglob("*") if path.is_file())
+    sums = "".join(f"{_sha256(path)}  {path.relative_to(stage)}\n" for path in files)
+    (stage / "checksums.sha256").write_text(sums)
     artifacts = {name: stage / name for name in ENTRY_POINTS} | {"wheel": own}
     manifest = {
         "version": state.version,
@@ -195,12 +211,16 @@ def _fill(stage: Path, state: GitState) -> None:
             for name, path in artifacts.items()
         },
         "built_by": BUILT_BY,
+        # It brings a database to the first of these, and runs on the next one too: migrations
+        # only expand, so the release before can come back.
+        "schema": schema,
+        "requires_python": f"=={TARGET_PYTHON}.*",
+        "checksums": _sha256(stage / "checksums.sha256"),
     }
-    (stage / "manifest.json").write_text(json.dumps(manifest, indent=2) + "\n")
-    files = sorted(path for path in stage.rglob("*") if path.is_file())
-    (stage / "checksums.sha256").write_text(
-        "".join(f"{_sha256(path)}  {path.relative_to(stage)}\n" for path in files)
-    )
+    paper = (json.dumps(manifest, indent=2) + "\n").encode()
+    (stage / "manifest.json").write_bytes(paper)
+    signature = release_keys.signing_key().sign(paper).signature
+    (stage / "manifest.sig").write_text(f"{base64.b64encode(signature).decode()}\n")
 
 
 def _pack(stage: Path, target: Path, state: GitState) -> None:
@@ -223,11 +243,30 @@ def _pack(stage: Path, target: Path, state: GitState) -> None:
     target.write_bytes(gzip.compress(plain.getvalue(), compresslevel=1, mtime=0))
 
 
+def _is_ours(target: Path) -> bool:
+    """Whether an artifact is there that our key has signed."""
+    papers = {}
+    try:
+        with tarfile.open(target, "r:gz") as archive:
+            for member in archive:
+                if member.name in ("manifest.json", "manifest.sig") and (
+                    paper := archive.extractfile(member)
+                ):
+                    papers[member.name] = paper.read()
+                if len(papers) == 2:
+                    break
+        signature = base64.b64decode(papers["manifest.sig"])
+        release_keys.signing_key().verify_key.verify(papers["manifest.json"], signature)
+    except (OSError, EOFError, tarfile.TarError, KeyError, ValueError, BadSignatureError):
+        return False
+    return True
+
+
 def build(state: GitState) -> Path:
     """Build the artifact unless it is there, and point `latest.tar.gz` to it."""
     DIST.mkdir(exist_ok=True)
     target = DIST / f"tap-trading-{state.version}.tar.gz"
-    if not target.exists():
+    if not _is_ours(target):
         with tempfile.TemporaryDirectory(dir=DIST, prefix=".stage-") as scratch:
             stage = Path(scratch, "release")
             stage.mkdir()
@@ -251,7 +290,7 @@ def main() -> None:
             print(build(state).relative_to(ROOT))
         else:
             sys.exit(__doc__)
-    except BuildError as error:
+    except (BuildError, release_keys.KeyFileError) as error:
         sys.exit(f"build: {error}")
 
 

@@ -13,7 +13,7 @@ def build(repository: Path, *words: str, **environment: str) -> subprocess.Compl
     return subprocess.run(
         [sys.executable, repository / "scripts/build.py", *words],
         cwd=repository,
-        env={"PATH": "/usr/local/bin:/usr/bin:/bin", **environment},
+        env={"PATH": "/usr/local/bin:/usr/bin:/bin"} | environment,
         capture_output=True,
         text=True,
         check=False,

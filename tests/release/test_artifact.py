@@ -1,16 +1,22 @@
 """What `make build` makes: the same bytes for the same commit, whole, and installable offline."""
 
+import base64
 import hashlib
 import json
 import os
 import re
+import shutil
 import subprocess
+import sys
 import tarfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+from cyclonedx.schema import SchemaVersion
+from cyclonedx.validation.json import JsonStrictValidator
+from nacl.signing import SigningKey, VerifyKey
 from packaging.requirements import Requirement
 from packaging.tags import Tag, compatible_tags, cpython_tags
 from packaging.utils import canonicalize_name, parse_wheel_filename
@@ -41,11 +47,12 @@ def git(repository: Path, *words: str) -> str:
 
 @pytest.fixture(scope="module")
 def clone(tmp_path_factory: pytest.TempPathFactory, artifact: Path) -> Clone:
-    """`clone()`: a fresh clone of this repository that shares nothing but downloaded wheels."""
+    """`clone()`: a fresh clone that shares nothing but the key and downloaded wheels."""
 
     def fresh() -> Path:
         target = tmp_path_factory.mktemp("clone") / "repository"
         git(ROOT, "clone", "--quiet", str(ROOT), str(target))
+        shutil.copytree(ROOT / ".keys", target / ".keys")
         (target / ".cache").mkdir()
         (target / ".cache/wheels").symlink_to(ROOT / ".cache/wheels")
         return target
@@ -115,7 +122,16 @@ def test_the_version_is_the_plans(built: Path, manifest: dict[str, Any]) -> None
 def test_the_manifest_has_the_plans_fields(
     manifest: dict[str, Any], unpacked: Path, built: Path
 ) -> None:
-    assert list(manifest) == ["version", "build_time", "git_commit", "artifacts", "built_by"]
+    ours = ["schema", "requires_python", "checksums"]
+    assert list(manifest) == [
+        *("version", "build_time", "git_commit", "artifacts", "built_by"),
+        *ours,
+    ]
+    assert manifest["checksums"] == sha256(unpacked / "checksums.sha256")
+    assert manifest["requires_python"] == "==3.11.*"
+    for database, folder in (("bets", "schema"), ("prices", "schema/prices")):
+        newest = len(list((unpacked / folder).glob("*.sql")))
+        assert manifest["schema"][database] == [newest, newest + 1]
     commit_time = git(
         built.parents[1], "log", "-1", "--date=format-local:%Y%m%d%H%M%S", "--format=%cd"
     )
@@ -134,7 +150,8 @@ def test_every_file_has_its_checksum(unpacked: Path) -> None:
         for line in (unpacked / "checksums.sha256").read_text().splitlines()
     )
     found = {str(p.relative_to(unpacked)): sha256(p) for p in unpacked.rglob("*") if p.is_file()}
-    del found["checksums.sha256"]
+    for paper in ("checksums.sha256", "manifest.json", "manifest.sig"):
+        del found[paper]
     assert listed == found
     # The ordinary program can read them too.
     subprocess.run(
@@ -142,6 +159,26 @@ def test_every_file_has_its_checksum(unpacked: Path) -> None:
         cwd=unpacked,
         check=True,
     )
+
+
+def test_the_manifest_is_signed(unpacked: Path) -> None:
+    key = VerifyKey(base64.b64decode((ROOT / ".keys/release.pub").read_text()))
+    signature = base64.b64decode((unpacked / "manifest.sig").read_text())
+    key.verify((unpacked / "manifest.json").read_bytes(), signature)
+
+
+def test_the_bill_of_materials_has_every_wheel(unpacked: Path, manifest: dict[str, Any]) -> None:
+    text = (unpacked / "sbom.cdx.json").read_text()
+    assert JsonStrictValidator(SchemaVersion.V1_6).validate_str(text) is None
+    bill = json.loads(text)
+    assert bill["metadata"]["component"]["version"] == manifest["version"]
+    listed = {part["purl"]: part["hashes"][0]["content"] for part in bill["components"]}
+    found = {}
+    for wheel in (unpacked / "wheels").glob("*.whl"):
+        name, version, _, _ = parse_wheel_filename(wheel.name)
+        found[f"pkg:pypi/{name}@{version}"] = sha256(wheel)
+    del found["pkg:pypi/tap-trading@0.1.0"]
+    assert listed == found
 
 
 def test_the_archive_says_nothing_of_who_made_it(built: Path) -> None:
@@ -231,6 +268,78 @@ def test_changes_that_are_not_committed_give_another_version(clone: Clone) -> No
     module.with_name("fresh.py").unlink()
     git(repository, "add", "-A", "app")
     assert version() == clean
+
+
+def test_a_key_of_ones_own(clone: Clone, tmp_path: Path) -> None:
+    """In the clear or in a vault; what another key has signed is not handed out again."""
+    repository, key, password = clone(), tmp_path / "own.key", tmp_path / "password"
+    first = build(repository)
+    assert first.returncode == 0, first.stderr
+    artifact = repository / first.stdout.strip()
+    unlike = artifact.read_bytes()
+    key.write_text(base64.b64encode(b"k" * 32).decode())
+    assert build(repository, TAP_RELEASE_KEY=str(key)).returncode == 0
+    mine = artifact.read_bytes()
+    assert mine != unlike
+    password.write_text("secret")
+    vault = {"ANSIBLE_VAULT_PASSWORD_FILE": str(password), "HOME": str(tmp_path)}
+    tools = f"{Path(sys.executable).parent}:/usr/bin:/bin"
+    subprocess.run(
+        ["ansible-vault", "encrypt", key],
+        env={"PATH": tools, **vault},
+        check=True,
+        capture_output=True,
+    )
+    artifact.unlink()
+    done = build(repository, TAP_RELEASE_KEY=str(key), PATH=tools, **vault)
+    assert done.returncode == 0, done.stderr
+    assert artifact.read_bytes() == mine
+    password.write_text("wrong")
+    artifact.unlink()
+    done = build(repository, TAP_RELEASE_KEY=str(key), PATH=tools, **vault)
+    assert done.returncode == 1
+    assert f"build: Ansible Vault does not open the key {key}" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [(None, "cannot read the key"), ("junk", "holds no key"), ("QUJD", "holds no key")],
+)
+def test_a_key_that_is_none_is_one_sentence(
+    clone: Clone, tmp_path: Path, text: str | None, says: str
+) -> None:
+    key = tmp_path / "own.key"
+    if text is not None:
+        key.write_text(text)
+    done = build(clone(), TAP_RELEASE_KEY=str(key))
+    assert done.returncode == 1
+    assert done.stderr.startswith("build: ")
+    assert says in done.stderr
+    assert done.stderr.count("\n") == 1
+
+
+def test_the_first_key_is_made_once_and_kept_secret(clone: Clone) -> None:
+    repository = clone()
+    shutil.rmtree(repository / ".keys")
+
+    def keys() -> str:
+        return subprocess.run(
+            [sys.executable, repository / "scripts/release_keys.py"],
+            check=True,
+            capture_output=True,
+            text=True,
+        ).stdout
+
+    said, secret = keys(), repository / ".keys/release.key"
+    made, public = secret.read_text(), (repository / ".keys/release.pub").read_text().strip()
+    assert said.startswith("made .keys/release.key")
+    assert f"release_public_keys: [{public}]" in said
+    assert secret.stat().st_mode & 0o777 == 0o600
+    signer = SigningKey(base64.b64decode(made))
+    assert base64.b64encode(bytes(signer.verify_key)).decode() == public
+    assert keys().startswith("kept ")
+    assert secret.read_text() == made
+    assert "release.key" not in git(repository, "status", "--porcelain", "--ignored=no")
 
 
 def test_an_odd_file_name_among_the_changes_is_no_trouble(clone: Clone) -> None:

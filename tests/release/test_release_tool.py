@@ -1,5 +1,6 @@
 """The tool that installs and activates releases on the machine, without a machine."""
 
+import base64
 import errno
 import hashlib
 import importlib.util
@@ -18,12 +19,22 @@ from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import pytest
+from nacl.signing import SigningKey
 from tests.conftest import ROOT
 
 PROGRAM = ROOT / "roles/release/files/release.py"
 VERSION = "v1.2.3-4+0a1b2c3d"
 NEWER = "v1.2.4-9+99aabbcc"
 SERVICES = ("api", "ws", "price", "resolver")
+PYTHON = f"=={sys.version_info[0]}.{sys.version_info[1]}.*"
+
+
+def base64_of(content: bytes) -> str:
+    return base64.b64encode(content).decode()
+
+
+OUR_KEY, OTHER_KEY = SigningKey(bytes(32)), SigningKey(b"1" * 32)
+TRUSTED, OTHER = (base64_of(bytes(key.verify_key)) for key in (OUR_KEY, OTHER_KEY))
 
 
 def load() -> ModuleType:
@@ -42,8 +53,11 @@ class FakeMachine(release.Machine):
     """A machine whose programs only leave a note; `failing` words make a command fail."""
 
     def __init__(self, root: Path) -> None:
-        super().__init__(root, sys.executable)
+        super().__init__(root, sys.executable, root)
         self.releases.mkdir()
+        self.keys.write_text(f"{TRUSTED}\n")
+        #: What `tap schema` of a release says.
+        self.schema = {"bets": 3, "prices": 1}
         self.commands: list[str] = []
         self.failing: list[str] = []
 
@@ -53,6 +67,10 @@ class FakeMachine(release.Machine):
         for words in self.failing:
             if words in line:
                 raise release.ReleaseError(f"{command[0]}: {words} failed")
+        if command[1:3] == ("-I", "-c"):
+            return f"{PYTHON}\n"
+        if command[-1] == "schema":
+            return json.dumps(self.schema)
         if command[1:3] == ("-m", "venv"):
             (Path(command[3]) / "bin").mkdir(parents=True)
         return ""
@@ -72,17 +90,34 @@ def machine(tmp_path: Path) -> FakeMachine:
 # -- artifacts -------------------------------------------------------------------------------
 
 
-def contents(version: str = VERSION, **extra: bytes) -> dict[str, bytes]:
-    """The files of a small artifact, checksums last."""
+def contents(
+    version: object = VERSION,
+    key: SigningKey = OUR_KEY,
+    said: dict[str, object] | None = None,
+    **extra: bytes,
+) -> dict[str, bytes]:
+    """The files of a small artifact, papers last; `said` is what else its manifest says."""
     files = {
         "api": b"#!/bin/sh\n",
         "tap": b"#!/bin/sh\n",
         "requirements.txt": b"",
         "wheels/none.whl": os.urandom(3000),
-        "manifest.json": json.dumps({"version": version}).encode(),
         **extra,
     }
-    return files | {"checksums.sha256": checksums(files)}
+    sums = checksums(files)
+    manifest = {
+        "version": version,
+        "requires_python": PYTHON,
+        "checksums": hashlib.sha256(sums).hexdigest(),
+        **(said or {}),
+    }
+    return files | {"checksums.sha256": sums} | signed(json.dumps(manifest).encode(), key)
+
+
+def signed(manifest: bytes, key: SigningKey = OUR_KEY) -> dict[str, bytes]:
+    """A manifest with its signature."""
+    signature = base64_of(key.sign(manifest).signature)
+    return {"manifest.json": manifest, "manifest.sig": f"{signature}\n".encode()}
 
 
 def checksums(files: dict[str, bytes]) -> bytes:
@@ -137,9 +172,9 @@ def test_a_good_artifact_is_installed_once(machine: FakeMachine, tmp_path: Path)
     assert not (folder / "wheels").exists()
     assert folder.stat().st_mode & 0o777 == 0o755
 
-    commands = list(machine.commands)
+    machine.commands.clear()
     assert release.install(machine, artifact) == {"changed": False, "version": VERSION}
-    assert machine.commands == commands
+    assert not [line for line in machine.commands if " -m " in line]
     assert machine.left() == [VERSION]
 
 
@@ -238,7 +273,7 @@ def test_an_artifact_without_its_papers_is_refused(
 def test_an_unreadable_manifest_is_refused(
     machine: FakeMachine, tmp_path: Path, text: bytes
 ) -> None:
-    files = contents(**{"manifest.json": text})
+    files = contents() | signed(text)
     assert "no readable manifest" in refused(machine, pack(tmp_path / "a", files))
 
 
@@ -305,7 +340,9 @@ def test_a_full_disk_is_not_called_a_damaged_artifact(
     monkeypatch.setattr(tarfile.TarFile, "extract", full)
     monkeypatch.setattr(tarfile.TarFile, "extractfile", full)
     with pytest.raises(release.ReleaseError, match=r"^cannot .*: No space left on device$"):
-        release.look(artifact) if command == "look" else release._unpack(artifact, tmp_path)
+        release.look(artifact, [TRUSTED]) if command == "look" else release._unpack(
+            artifact, tmp_path
+        )
 
 
 def test_a_machine_that_was_not_provisioned_is_named_so(tmp_path: Path) -> None:
@@ -354,12 +391,97 @@ def test_a_terminated_installation_leaves_nothing(tmp_path: Path) -> None:
     assert not list((tmp_path / "releases").iterdir())
 
 
+# -- who may sign, and what fits ---------------------------------------------------------------
+
+
+def test_what_nobody_trusted_has_signed_is_refused(machine: FakeMachine, tmp_path: Path) -> None:
+    files = contents()
+    del files["manifest.sig"]
+    assert refused(machine, pack(tmp_path / "a", files)) == "the artifact is not signed"
+    untrusted = "no trusted key has signed the manifest of the artifact"
+    assert untrusted in refused(machine, pack(tmp_path / "b", contents(key=OTHER_KEY)))
+    for junk in (b"", b"junk\n", b"A" * 88):
+        assert untrusted in refused(
+            machine, pack(tmp_path / "c", contents() | {"manifest.sig": junk})
+        )
+    files = contents()
+    files["manifest.json"] = files["manifest.json"].replace(b"v1.2.3", b"v9.9.9")
+    assert untrusted in refused(machine, pack(tmp_path / "d", files))
+
+
+def test_the_signature_holds_every_file(machine: FakeMachine, tmp_path: Path) -> None:
+    """New checksums for a changed file are not those that were signed."""
+    files = contents()
+    papers = {name: files.pop(name) for name in release.PAPERS}
+    files["api"] = b"#!/bin/evil\n"
+    papers["checksums.sha256"] = checksums(files)
+    assert refused(machine, pack(tmp_path / "a", files | papers)) == (
+        "checksums.sha256 in the artifact does not match its manifest"
+    )
+
+
+def test_each_of_several_keys_may_sign(machine: FakeMachine, tmp_path: Path) -> None:
+    machine.keys.write_text(f"{OTHER}\n{TRUSTED}\n")
+    assert release.install(machine, pack(tmp_path / "a", contents()))["changed"]
+    other = pack(tmp_path / "b", contents(NEWER, OTHER_KEY))
+    assert release.install(machine, other)["changed"]
+
+
+@pytest.mark.parametrize("keys", ["", "\n", None])
+def test_a_machine_that_trusts_nobody_takes_nothing(
+    machine: FakeMachine, tmp_path: Path, keys: str | None
+) -> None:
+    machine.keys.unlink() if keys is None else machine.keys.write_text(keys)
+    assert "no key is trusted in" in refused(machine, pack(tmp_path / "a", contents()))
+
+
+@pytest.mark.parametrize("key", ["junk", "A" * 43, "QUJD"])
+def test_a_trusted_key_that_is_none_is_named(
+    machine: FakeMachine, tmp_path: Path, key: str
+) -> None:
+    machine.keys.write_text(f"{key}\n")
+    sentence = refused(machine, pack(tmp_path / "a", contents()))
+    assert sentence == f"the trusted key {key!r} is none: Base64 of 32 bytes"
+
+
+@pytest.mark.parametrize(
+    ("floor", "taken"),
+    [
+        ("", True),
+        (VERSION, True),
+        ("v1.2.3-3+ffffffff", True),
+        ("v1.2.3-10+00000000", False),
+        ("v1.10.0-1+00000000", False),
+        (NEWER, False),
+    ],
+)
+def test_nothing_older_than_the_floor_is_installed(
+    machine: FakeMachine, tmp_path: Path, floor: str, taken: bool
+) -> None:
+    machine.floor.write_text(f"{floor}\n")
+    artifact = pack(tmp_path / "a", contents())
+    if taken:
+        assert release.install(machine, artifact)["changed"]
+    else:
+        words = f"{VERSION} is older than {floor}, the oldest that may be installed"
+        assert refused(machine, artifact) == words
+
+
+@pytest.mark.parametrize("wanted", ["==3.9.*", None])
+def test_a_release_for_another_python_is_refused(
+    machine: FakeMachine, tmp_path: Path, wanted: str | None
+) -> None:
+    artifact = pack(tmp_path / "a", contents(said={"requires_python": wanted}))
+    words = f"{VERSION} needs Python {wanted}, and {sys.executable} is {PYTHON}"
+    assert refused(machine, artifact) == words
+
+
 # -- look ------------------------------------------------------------------------------------
 
 
 def test_an_artifact_is_checked_where_it_lies(tmp_path: Path) -> None:
     files = contents()
-    assert release.look(pack(tmp_path / "a.tar.gz", files)) == {
+    assert release.look(pack(tmp_path / "a.tar.gz", files), [TRUSTED]) == {
         "changed": False,
         "version": VERSION,
         "checksums": hashlib.sha256(files["checksums.sha256"]).hexdigest(),
@@ -369,23 +491,25 @@ def test_an_artifact_is_checked_where_it_lies(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("manifest", "says"),
     [
-        (b"not JSON", "no readable manifest"),
-        (b"[]", "no readable manifest"),
-        (b'{"version": "../../etc"}', "'../../etc' is not a release version"),
+        (signed(b"not JSON"), "no readable manifest"),
+        (signed(b"[]"), "no readable manifest"),
+        (signed(b'{"version": "v1"}', OTHER_KEY), "no readable manifest"),
+        (contents("../../etc"), "'../../etc' is not a release version"),
+        (contents(key=OTHER_KEY), "no trusted key has signed"),
     ],
 )
 def test_a_wrong_manifest_is_refused_where_it_lies(
-    tmp_path: Path, manifest: bytes, says: str
+    tmp_path: Path, manifest: dict[str, bytes], says: str
 ) -> None:
-    artifact = pack(tmp_path / "a.tar.gz", contents(**{"manifest.json": manifest}))
+    artifact = pack(tmp_path / "a.tar.gz", contents() | manifest)
     with pytest.raises(release.ReleaseError, match=says):
-        release.look(artifact)
+        release.look(artifact, [TRUSTED])
 
 
 def test_a_changed_or_damaged_file_is_refused_where_it_lies(tmp_path: Path) -> None:
     changed = pack(tmp_path / "a.tar.gz", contents() | {"api": b"#!/bin/sH\n"})
     with pytest.raises(release.ReleaseError, match="api in the artifact does not match"):
-        release.look(changed)
+        release.look(changed, [TRUSTED])
     whole = pack(tmp_path / "b.tar.gz", contents(big=os.urandom(20_000)))
     for share in (0.2, 0.5, 0.8, 0.99):
         packed = bytearray(whole.read_bytes())
@@ -393,7 +517,7 @@ def test_a_changed_or_damaged_file_is_refused_where_it_lies(tmp_path: Path) -> N
         damaged = tmp_path / "damaged.tar.gz"
         damaged.write_bytes(packed)
         with pytest.raises(release.ReleaseError, match=r"damaged\.tar\.gz is not a whole artifact"):
-            release.look(damaged)
+            release.look(damaged, [TRUSTED])
 
 
 # -- activate --------------------------------------------------------------------------------
@@ -624,6 +748,26 @@ def test_a_failed_migration_changes_nothing(machine: FakeMachine, tmp_path: Path
 
 
 @pytest.mark.usefixtures("site")
+@pytest.mark.parametrize(("found", "taken"), [(0, True), (2, True), (4, True), (5, False)])
+def test_a_release_for_another_schema_is_refused(
+    machine: FakeMachine, tmp_path: Path, found: int, taken: bool
+) -> None:
+    said = {"schema": {"bets": [3, 4], "prices": [1, 2]}}
+    release.install(machine, pack(tmp_path / "a.tar.gz", contents(said=said)))
+    machine.schema["bets"] = found
+    if taken:
+        assert release.activate(machine, VERSION)["changed"]
+        return
+    with pytest.raises(release.ReleaseError) as caught:
+        release.activate(machine, VERSION)
+    assert str(caught.value) == (
+        f"{VERSION} is built for another schema: it runs on 3 and 4 of bets.db, which is at 5"
+    )
+    assert machine.live_version() is None
+    assert not [line for line in machine.commands if "migrate" in line or "systemctl" in line]
+
+
+@pytest.mark.usefixtures("site")
 def test_what_is_not_installed_cannot_go_live(machine: FakeMachine) -> None:
     with pytest.raises(release.ReleaseError, match="v9 is not installed"):
         release.activate(machine, "v9")
@@ -704,8 +848,9 @@ def test_the_real_artifact_installs_and_runs_without_network(
     artifact: Path, tmp_path: Path
 ) -> None:
     python = sys.executable if sys.version_info[:2] == (3, 11) else shutil.which("python3.11")
-    machine = release.Machine(tmp_path, str(python))
+    machine = release.Machine(tmp_path, str(python), tmp_path)
     machine.releases.mkdir()
+    shutil.copy(ROOT / ".keys/release.pub", machine.keys)
     installed = release.install(machine, artifact)
     folder = machine.releases / str(installed["version"])
     for program in SERVICES:
@@ -718,19 +863,26 @@ def test_the_real_artifact_installs_and_runs_without_network(
         check=True,
     )
     assert f"version: {installed['version']}\n" in done.stdout
+    schema = json.loads((folder / "manifest.json").read_text())["schema"]
     databases = {
         "DB_PATH": str(tmp_path / "bets.db"),
         "PRICES_DB_PATH": str(tmp_path / "prices.db"),
     }
-    done = subprocess.run(
-        [folder / "tap", "migrate"],
-        env={"PATH": "/usr/bin:/bin", **databases},
-        capture_output=True,
-        text=True,
-        check=True,
-    )
-    assert f"applied 001_initial.sql to {tmp_path}/bets.db" in done.stdout
-    assert f"applied 001_prices.sql to {tmp_path}/prices.db" in done.stdout
+
+    def tap(*words: str) -> str:
+        return subprocess.run(
+            [folder / "tap", *words],
+            env={"PATH": "/usr/bin:/bin", **databases},
+            capture_output=True,
+            text=True,
+            check=True,
+        ).stdout
+
+    assert json.loads(tap("schema")) == dict.fromkeys(schema, 0)
+    migrated = tap("migrate")
+    assert json.loads(tap("schema")) == {name: oldest for name, (oldest, _) in schema.items()}
+    assert f"applied 001_initial.sql to {tmp_path}/bets.db" in migrated
+    assert f"applied 001_prices.sql to {tmp_path}/prices.db" in migrated
     # With what is installed the arithmetic really works, not only our own modules.
     subprocess.run(
         [folder / "venv/bin/python", "-I", "-c", "import numpy; from scipy import special"],

@@ -1,5 +1,6 @@
 """Deploying: what is broken is refused or taken back, and the site goes on serving."""
 
+import base64
 import gzip
 import hashlib
 import io
@@ -12,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from nacl.signing import SigningKey
 from testinfra.host import Host
 
 from e2e.site.machine import ROOT, Machine
@@ -19,6 +21,7 @@ from e2e.site.machine import ROOT, Machine
 ARTIFACT = ROOT / "dist" / "latest.tar.gz"
 #: A version no commit has.
 OTHER = "v9.9.9-999999+badbadbad"
+PAPERS = ("checksums.sha256", "manifest.json", "manifest.sig")
 Deploy = Callable[[Path], "subprocess.CompletedProcess[str]"]
 
 
@@ -44,24 +47,39 @@ def main_pids(host: Host) -> list[str]:
     return host.check_output(f"systemctl show --property=MainPID --value {units}").split()
 
 
-def repack(target: Path, changes: dict[str, bytes], *, sums: bool) -> Path:
-    """A copy of the artifact as version OTHER with some files replaced; `sums`: and listed so."""
+def repack(
+    target: Path,
+    changes: dict[str, bytes],
+    *,
+    sums: bool,
+    said: dict[str, object] | None = None,
+    key: SigningKey | None = None,
+) -> Path:
+    """A copy of the artifact as version OTHER with some files replaced; `sums`: and listed so.
+
+    `said` replaces what its manifest says, and `key` signs that instead of our own.
+    """
     files: dict[str, tuple[bytes, int]] = {}
     with tarfile.open(ARTIFACT) as archive:
         for member in archive:
             if member.isfile():
-                files[member.name] = (archive.extractfile(member).read(), member.mode)  # type: ignore[union-attr]
-    manifest = json.loads(files["manifest.json"][0])
-    manifest["version"] = OTHER
-    honest = {"manifest.json": json.dumps(manifest, indent=2).encode()}
-    listed = {**files, **with_modes(files, honest), **(with_modes(files, changes) if sums else {})}
+                files[member.name] = (archive.extractfile(member).read(), member.mode)  # type: ignore[union-attr] # a file
+    papers = {name: files.pop(name)[0] for name in PAPERS}
+    listed = files | (with_modes(files, changes) if sums else {})
     lines = [
         f"{hashlib.sha256(content).hexdigest()}  {name}\n"
         for name, (content, _) in sorted(listed.items())
-        if name != "checksums.sha256"
     ]
-    honest["checksums.sha256"] = "".join(lines).encode()
-    files |= with_modes(files, honest) | with_modes(files, changes)
+    papers["checksums.sha256"] = "".join(lines).encode()
+    manifest = json.loads(papers["manifest.json"]) | {
+        "version": OTHER,
+        "checksums": hashlib.sha256(papers["checksums.sha256"]).hexdigest(),
+        **(said or {}),
+    }
+    papers["manifest.json"] = json.dumps(manifest, indent=2).encode()
+    signer = key or SigningKey(base64.b64decode((ROOT / ".keys/release.key").read_text()))
+    papers["manifest.sig"] = base64.b64encode(signer.sign(papers["manifest.json"]).signature)
+    files |= with_modes(files, changes) | {name: (text, 0o644) for name, text in papers.items()}
     # Level 1: most of it is wheels, which are packed already.
     with (
         gzip.open(target, "wb", compresslevel=1) as packed,
@@ -97,6 +115,40 @@ def test_an_artifact_that_does_not_match_its_checksums_is_refused(
     assert "tap in the artifact does not match its checksum" in sentence(done)
     assert main_pids(host) == before
     assert OTHER not in host.check_output("ls /opt/app/releases")
+
+
+def test_what_no_trusted_key_has_signed_is_refused(
+    playbook: Callable[..., subprocess.CompletedProcess[str]], deploy: Deploy, live: str,
+    tmp_path: Path, host: Host,
+) -> None:  # fmt: skip
+    before = main_pids(host)
+    stranger = SigningKey.generate()
+    artifact = repack(tmp_path / "a.tar.gz", {}, sums=True, key=stranger)
+    assert "no trusted key has signed the manifest of the artifact" in sentence(deploy(artifact))
+    none = playbook(
+        "deploy.yml", "-e", f"release_artifact={artifact}", "-e", '{"release_public_keys": []}'
+    )
+    assert "release_public_keys names nobody who may sign releases" in sentence(none)
+    assert main_pids(host) == before
+    assert OTHER not in host.check_output("ls /opt/app/releases")
+
+
+def test_what_does_not_fit_is_refused(
+    playbook: Callable[..., subprocess.CompletedProcess[str]], deploy: Deploy, live: str,
+    tmp_path: Path, host: Host,
+) -> None:  # fmt: skip
+    before = main_pids(host)
+    schema = {"schema": {"bets": [1, 2], "prices": [1, 2]}}
+    other = repack(tmp_path / "a.tar.gz", {}, sums=True, said=schema)
+    said = sentence(deploy(other))
+    assert f"{OTHER} is built for another schema: it runs on 1 and 2 of bets.db" in said
+    floor = "v10.0.0-1+00000000"
+    old = repack(tmp_path / "b.tar.gz", {}, sums=True, said={"version": f"{OTHER[:-1]}e"})
+    done = playbook("deploy.yml", "-e", f"release_artifact={old}", "-e", f"release_floor={floor}")
+    assert f"is older than {floor}, the oldest that may be installed" in sentence(done)
+    playbook("deploy.yml", "-e", f"release_artifact={ROOT / 'dist'}/tap-trading-{live}.tar.gz")
+    assert main_pids(host) == before
+    assert host.file("/etc/tap-trading/release-floor").content_string == "\n"
 
 
 def test_an_artifact_with_a_flipped_byte_is_refused(

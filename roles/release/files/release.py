@@ -10,9 +10,14 @@
 `look` needs no rights: the controller asks before it uploads. Each command may be
 repeated: what is done already is left alone. The last line printed is JSON:
 {"changed": true|false, "version": …}. Exit code 1 with one sentence on failure.
+
+/etc/tap-trading/release-keys has the public keys that may sign releases, one in Base64 on
+each line, and /etc/tap-trading/release-floor the oldest version that may be installed.
 """
 
 import argparse
+import base64
+import binascii
 import contextlib
 import fcntl
 import gzip
@@ -30,8 +35,9 @@ import tarfile
 import tempfile
 import time
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 VERSION = re.compile(r"v[0-9]+\.[0-9]+\.[0-9]+-[0-9]+\+[0-9a-f]{7,40}(\.dirty\.[0-9a-f]{8})?")
 
@@ -41,7 +47,7 @@ PORTS = {"api": 8080, "ws": 8081, "price": 8090, "resolver": 8091}
 SMOKE_TEST_S = 30.0
 
 #: What an artifact says about itself.
-PAPERS = ("manifest.json", "checksums.sha256")
+PAPERS = ("manifest.json", "manifest.sig", "checksums.sha256")
 #: What reading a damaged archive may raise.
 DAMAGE = (tarfile.TarError, EOFError, zlib.error, gzip.BadGzipFile)
 
@@ -53,7 +59,14 @@ class ReleaseError(Exception):
 class Machine:
     """The places on this machine, so that tests can use others."""
 
-    def __init__(self, root: Path = Path("/opt/app"), python: str = "/usr/bin/python3") -> None:
+    def __init__(
+        self,
+        root: Path = Path("/opt/app"),
+        python: str = "/usr/bin/python3",
+        etc: Path = Path("/etc/tap-trading"),
+    ) -> None:
+        self.keys = etc / "release-keys"
+        self.floor = etc / "release-floor"
         self.releases = root / "releases"
         self.current = root / "current"
         self.python = python
@@ -120,36 +133,94 @@ def _unpack(artifact: Path, target: Path) -> None:
             (target / member.name).chmod(0o755 if member.mode & 0o111 else 0o644)
 
 
-def _verify(papers: dict[str, bytes], found: dict[str, str]) -> str:
-    """Every file is listed with its checksum, and every listed file is there and right.
+def trusted(path: Path) -> list[str]:
+    """The public keys that a file lists. Raises ReleaseError when there are none."""
+    try:
+        keys = path.read_text().split()
+    except FileNotFoundError:
+        keys = []
+    if not keys:
+        raise ReleaseError(f"no key is trusted in {path}: run playbooks/provision.yml first")
+    return keys
 
-    `papers` holds the PAPERS that are there, `found` the SHA-256 of every file. Answers the version.
+
+def _signed(paper: bytes, signature: bytes, keys: Sequence[str]) -> bool:
+    """Whether one of these keys has signed a paper."""
+    try:
+        from nacl.exceptions import BadSignatureError  # noqa: PLC0415 # the machine may lack it
+        from nacl.signing import VerifyKey  # noqa: PLC0415
+    except ImportError as error:
+        raise ReleaseError("python3-nacl is missing: run playbooks/provision.yml first") from error
+    for key in keys:
+        try:
+            verifier = VerifyKey(base64.b64decode(key, validate=True))
+        except (binascii.Error, ValueError) as error:
+            raise ReleaseError(f"the trusted key {key!r} is none: Base64 of 32 bytes") from error
+        with contextlib.suppress(BadSignatureError, ValueError):
+            verifier.verify(paper, base64.b64decode(signature.strip(), validate=True))
+            return True
+    return False
+
+
+def _verify(papers: dict[str, bytes], found: dict[str, str], keys: Sequence[str]) -> dict[str, Any]:
+    """The manifest is signed by one of the keys; it vouches for the checksums, and they for every
+    file: each is listed, and everything listed is there and right.
+
+    `papers` holds the PAPERS that are there, `found` the SHA-256 of every file. Returns the
+    manifest.
     """
+    if "manifest.json" in papers and "manifest.sig" not in papers:
+        raise ReleaseError("the artifact is not signed")
     try:
         lines = papers["checksums.sha256"].decode().splitlines()
-        version = json.loads(papers["manifest.json"])["version"]
+        manifest = json.loads(papers["manifest.json"])
+        version, sums = manifest["version"], manifest["checksums"]
     except (ValueError, KeyError, TypeError) as error:
         raise ReleaseError(
             f"the artifact has no readable manifest or checksums ({error})"
         ) from error
+    if not _signed(papers["manifest.json"], papers["manifest.sig"], keys):
+        raise ReleaseError(
+            "no trusted key has signed the manifest of the artifact: it was altered, or signed by others"
+        )
+    if found["checksums.sha256"] != sums:
+        raise ReleaseError("checksums.sha256 in the artifact does not match its manifest")
     listed = dict(reversed(line.split("  ", 1)) for line in lines if "  " in line)
     if missing := sorted(set(listed) - set(found)):
         raise ReleaseError(f"the artifact lacks {missing[0]}")
-    if extra := sorted(set(found) - set(listed) - {"checksums.sha256"}):
+    if extra := sorted(set(found) - set(listed) - set(PAPERS)):
         raise ReleaseError(f"the artifact holds {extra[0]}, which its checksums do not list")
     for name, wanted in listed.items():
         if found[name] != wanted:
             raise ReleaseError(f"{name} in the artifact does not match its checksum")
     if not (isinstance(version, str) and VERSION.fullmatch(version)):
         raise ReleaseError(f"{version!r} is not a release version")
-    return version
+    return dict(manifest)
+
+
+def _number(version: str) -> tuple[int, ...]:
+    """What orders versions: major, minor, patch and build."""
+    return tuple(map(int, re.findall(r"[0-9]+", version.partition("+")[0])))
+
+
+def _fits(machine: Machine, manifest: dict[str, Any]) -> None:
+    """Whether this machine takes such a release. Raises ReleaseError, which says why not."""
+    version = manifest["version"]
+    with contextlib.suppress(FileNotFoundError):
+        floor = machine.floor.read_text().strip()
+        if floor and _number(version) < _number(floor):
+            raise ReleaseError(f"{version} is older than {floor}, the oldest that may be installed")
+    wanted = manifest.get("requires_python")
+    code = "import sys; print('==%d.%d.*' % sys.version_info[:2])"
+    if wanted != (found := machine.run(machine.python, "-I", "-c", code).strip()):
+        raise ReleaseError(f"{version} needs Python {wanted}, and {machine.python} is {found}")
 
 
 def _sha256(content: bytes) -> str:
     return hashlib.sha256(content).hexdigest()
 
 
-def look(artifact: Path) -> dict[str, object]:
+def look(artifact: Path, keys: Sequence[str]) -> dict[str, object]:
     """Check an artifact where it lies; its version, and the sum that tells builds of it apart."""
     papers: dict[str, bytes] = {}
     found: dict[str, str] = {}
@@ -164,8 +235,12 @@ def look(artifact: Path) -> dict[str, object]:
         # The sum of the whole stands at its very end.
         while archive.fileobj and archive.fileobj.read(1 << 20):
             pass
-    version = _verify(papers, found)
-    return {"changed": False, "version": version, "checksums": found["checksums.sha256"]}
+    manifest = _verify(papers, found, keys)
+    return {
+        "changed": False,
+        "version": manifest["version"],
+        "checksums": found["checksums.sha256"],
+    }
 
 
 def _stage(machine: Machine) -> tempfile.TemporaryDirectory[str]:
@@ -182,10 +257,13 @@ def install(machine: Machine, artifact: Path) -> dict[str, object]:
         stage.mkdir(mode=0o755)
         _unpack(artifact, stage)
         files = {str(path.relative_to(stage)): path for path in stage.rglob("*") if path.is_file()}
-        version = _verify(
+        manifest = _verify(
             {name: files[name].read_bytes() for name in PAPERS if name in files},
             {name: _sha256(path.read_bytes()) for name, path in files.items()},
+            trusted(machine.keys),
         )
+        _fits(machine, manifest)
+        version = manifest["version"]
         target = machine.releases / version
         ours = (stage / "checksums.sha256").read_bytes()
         if target.is_dir():
@@ -245,17 +323,34 @@ def _smoke_test(version: str, ports: dict[str, int], wait_s: float = SMOKE_TEST_
             time.sleep(0.2)
 
 
-def _migrate(machine: Machine, version: str) -> None:
-    """Bring the schema up to date as the app user, with the new release's own migrations."""
+def _tap(machine: Machine, version: str, *words: str) -> str:
+    """Run an installed release's own `tap` on the databases, as the app user; its output."""
     try:
         app = pwd.getpwnam("app")
     except KeyError as error:
         raise ReleaseError("there is no user app: run playbooks/provision.yml first") from error
-    machine.run(
+    return machine.run(
         "setpriv", f"--reuid={app.pw_uid}", f"--regid={app.pw_gid}", "--init-groups",
         "env", "-i", "DB_PATH=/data/bets.db", "PRICES_DB_PATH=/data/prices.db",
-        str(machine.releases / version / "tap"), "migrate",
+        str(machine.releases / version / "tap"), *words,
     )  # fmt: skip
+
+
+def _migrate(machine: Machine, version: str) -> None:
+    """Bring the databases to the release's own schema, unless they are beyond what it runs on."""
+    try:
+        manifest = json.loads((machine.releases / version / "manifest.json").read_bytes())
+        runs_on = {name: (int(old), int(new)) for name, (old, new) in manifest["schema"].items()}
+    except (KeyError, ValueError, TypeError, AttributeError):
+        runs_on = {}  # of before releases said so
+    for name, found in json.loads(_tap(machine, version, "schema") if runs_on else "{}").items():
+        oldest, newest = runs_on[name]
+        if found > newest:
+            raise ReleaseError(
+                f"{version} is built for another schema: it runs on {oldest} and {newest} of"
+                f" {name}.db, which is at {found}"
+            )
+    _tap(machine, version, "migrate")
 
 
 def _systemctl(
@@ -348,8 +443,10 @@ def main() -> None:
     """Command line."""
     parser = argparse.ArgumentParser(prog="release", description="Install and activate releases.")
     commands = parser.add_subparsers(dest="command", required=True)
-    for command in ("look", "install"):
-        commands.add_parser(command).add_argument("artifact", type=Path)
+    looking = commands.add_parser("look")
+    looking.add_argument("--trust", action="append", default=[], metavar="KEY")
+    looking.add_argument("artifact", type=Path)
+    commands.add_parser("install").add_argument("artifact", type=Path)
     commands.add_parser("activate").add_argument("version")
     commands.add_parser("current")
     parser.add_argument("--python", default="/usr/bin/python3")
@@ -362,7 +459,8 @@ def main() -> None:
     try:
         match args.command:
             case "look":
-                print(json.dumps(look(args.artifact)))
+                keys = args.trust or trusted(machine.keys)
+                print(json.dumps(look(args.artifact, keys)))
             case "install":
                 print(json.dumps(install(machine, args.artifact)))
             case "activate":

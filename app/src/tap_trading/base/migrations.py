@@ -15,7 +15,7 @@ from pathlib import Path
 
 import apsw
 
-from tap_trading.base.db import DatabaseError, ReaderPool, WriterLock, open_writer
+from tap_trading.base.db import DatabaseError, ReaderPool, WriterLock, open_reader, open_writer
 
 _FILE_NAME = re.compile(r"(\d{3})_[a-z0-9_]+\.sql")
 
@@ -125,3 +125,19 @@ def version_of(connection: apsw.Connection) -> int:
         return 0
     [[version]] = connection.execute("SELECT coalesce(max(version), 0) FROM schema_migrations")
     return int(version)
+
+
+def stored_version(path: Path) -> int:
+    """The schema version of the database at `path`; 0 when there is none yet.
+
+    Raises DatabaseError when it cannot be read.
+    """
+    if not path.exists():
+        return 0
+    connection = open_reader(path)
+    try:
+        return version_of(connection)
+    except apsw.Error as error:
+        raise DatabaseError(f"{path}: {error}") from error
+    finally:
+        connection.close()

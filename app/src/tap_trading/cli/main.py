@@ -13,6 +13,7 @@ from pathlib import Path
 from tap_trading.base import config, version
 from tap_trading.base.config import Address, Settings
 from tap_trading.base.db import DatabaseError
+from tap_trading.base.migrations import stored_version
 from tap_trading.cli import audit, market, money, show, verify
 from tap_trading.cli.command import RefusedError, adder
 from tap_trading.ledger import backup, migrations
@@ -32,6 +33,12 @@ def _migrate(settings: Settings, _args: argparse.Namespace) -> int:
             print(f"applied {migration.name} to {path}")
     if not any(done.values()):
         print("the schema is up to date")
+    return 0
+
+
+def _schema(settings: Settings, _args: argparse.Namespace) -> int:
+    found = {"bets": settings.db_path, "prices": settings.prices_db_path}
+    print(json.dumps({name: stored_version(path) for name, path in found.items()}))
     return 0
 
 
@@ -102,6 +109,7 @@ def _parser() -> argparse.ArgumentParser:
     verify.add_to(add)
     market.add_to(add)
     add("migrate", _migrate, "Bring both databases' schemas up to date, creating them if need be.")
+    add("schema", _schema, "Show the schema versions of both databases, as JSON; 0 is none.")
     command = add("backup", _backup, "Make a checked, compressed copy of the database.")
     command.add_argument(
         "--dest", type=Path, default=Path("/data/backups"), help="folder of the copies"
