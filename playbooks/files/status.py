@@ -22,6 +22,8 @@ def main() -> None:
     deployed = release is not None
     view = {
         "release": release or "none deployed yet",
+        "release before": release_before(),
+        "last changes of release": last_changes(),
         "units": units(worries),
         "health": {name: health(name, port, worries, deployed) for name, port in SERVICES.items()},
         "disk": {path: disk(path, worries) for path in ("/", "/data")},
@@ -34,6 +36,18 @@ def main() -> None:
 def live_release() -> str | None:
     current = Path("/opt/app/current")
     return current.resolve().name if current.exists() else None
+
+
+def release_before() -> str:
+    previous = Path("/opt/app/previous")
+    return previous.resolve().name if previous.exists() else "none"
+
+
+def last_changes() -> list[str]:
+    try:
+        return Path("/opt/app/releases.jsonl").read_text().splitlines()[-3:]
+    except OSError:
+        return []
 
 
 def units(worries: list[str]) -> dict[str, str]:

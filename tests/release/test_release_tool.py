@@ -7,6 +7,7 @@ import importlib.util
 import io
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -570,7 +571,12 @@ def units(verb: str, kind: str) -> str:
 
 def test_the_first_release_goes_live(machine: FakeMachine, tmp_path: Path, site: Site) -> None:
     installed(machine, tmp_path, VERSION)
-    assert release.activate(machine, VERSION) == {"changed": True, "version": VERSION}
+    assert release.activate(machine, VERSION) == {
+        "changed": True,
+        "version": VERSION,
+        "previous": None,
+        "removed": [],
+    }
     assert machine.live_version() == VERSION
     assert machine.current.readlink() == Path("releases", VERSION)
     migrate, sockets, services = machine.commands
@@ -765,6 +771,129 @@ def test_a_release_for_another_schema_is_refused(
     )
     assert machine.live_version() is None
     assert not [line for line in machine.commands if "migrate" in line or "systemctl" in line]
+
+
+# -- what is kept, and going back ---------------------------------------------------------------
+
+
+def numbered(number: int) -> str:
+    return f"v2.0.0-{number}+0a1b2c3d"
+
+
+@pytest.mark.usefixtures("site")
+def test_the_last_five_that_worked_are_kept(machine: FakeMachine, tmp_path: Path) -> None:
+    for number in range(1, 9):
+        installed(machine, tmp_path, numbered(number))
+        done = release.activate(machine, numbered(number))
+        assert done["removed"] == ([numbered(number - 5)] if number > 5 else [])
+    assert machine.left() == [numbered(number) for number in range(4, 9)]
+    assert (machine.live_version(), machine.previous_version()) == (numbered(8), numbered(7))
+
+
+def test_pinned_ones_stay_and_failed_ones_go(
+    machine: FakeMachine, tmp_path: Path, site: Site
+) -> None:
+    pinned, bad, waiting = numbered(1), numbered(2), numbered(99)
+    installed(machine, tmp_path, pinned, bad, waiting)
+    release.activate(machine, pinned)
+    assert release.pin(machine, pinned, pinned=True)["changed"]
+    assert not release.pin(machine, pinned, pinned=True)["changed"]
+    site.broken = {bad}
+    with pytest.raises(release.ReleaseError, match="does not work"):
+        release.activate(machine, bad)
+    assert bad in machine.left()  # to be looked at
+    for number in range(3, 10):
+        installed(machine, tmp_path, numbered(number))
+        release.activate(machine, numbered(number))
+    assert machine.left() == [pinned, *(numbered(n) for n in range(5, 10)), waiting]
+    assert release.pin(machine, pinned, pinned=False)["changed"]
+    release.activate(machine, numbered(8))
+    assert pinned not in machine.left()
+    for wrong in ("v9", "../releases", VERSION):
+        with pytest.raises(release.ReleaseError, match="is not installed"):
+            release.pin(machine, wrong, pinned=True)
+
+
+@pytest.mark.usefixtures("site")
+def test_the_release_before_the_live_one_is_kept_however_old(
+    machine: FakeMachine, tmp_path: Path
+) -> None:
+    installed(machine, tmp_path, *(numbered(number) for number in range(1, 8)))
+    release.activate(machine, numbered(1))
+    for number in range(2, 7):
+        release.activate(machine, numbered(number))
+        release.rollback(machine)
+    assert machine.live_version() == numbered(1)
+    assert machine.previous_version() == numbered(6)
+    assert numbered(7) in machine.left()  # never tried
+
+
+def test_rolling_back_goes_the_way_of_a_deploy(
+    machine: FakeMachine, tmp_path: Path, site: Site
+) -> None:
+    installed(machine, tmp_path, VERSION, NEWER)
+    with pytest.raises(release.ReleaseError, match="no release before the live one"):
+        release.rollback(machine)
+    release.activate(machine, VERSION)
+    release.activate(machine, NEWER)
+    machine.commands.clear()
+    assert release.rollback(machine)["version"] == VERSION
+    assert machine.live_version() == VERSION
+    assert [line for line in machine.commands if line.endswith("/tap migrate")]
+    assert units("restart", "service") in machine.commands
+    site.broken = {NEWER}
+    with pytest.raises(release.ReleaseError, match=f"{re.escape(VERSION)} is live again"):
+        release.rollback(machine)
+    assert machine.live_version() == VERSION
+
+
+def test_everything_that_was_done_or_refused_is_on_record(
+    machine: FakeMachine, tmp_path: Path, site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(release, "Machine", lambda **_: machine)
+
+    def run(*words: str) -> str:
+        monkeypatch.setattr(sys, "argv", ["release", "--by=ada@desk", *words])
+        try:
+            release.main()
+        except SystemExit as end:
+            return str(end.code)
+        return ""
+
+    first, second = (
+        str(pack(tmp_path / f"{version}.tar.gz", contents(version))) for version in (VERSION, NEWER)
+    )
+    assert run("install", first) == run("activate", VERSION) == run("install", second) == ""
+    assert run("install", first) == run("activate", VERSION) == run("current") == ""
+    site.broken = {NEWER}
+    failed = run("activate", NEWER)
+    assert "does not work" in failed
+    site.broken = set()
+    assert run("activate", NEWER) == run("rollback") == run("pin", NEWER) == ""
+    assert "is not installed" in run("unpin", "v9")
+    lines = [json.loads(line) for line in machine.log.read_text().splitlines()]
+    assert {line["by"] for line in lines} == {"ada@desk"}
+    assert [(line["what"], line.get("version"), "failed" in line) for line in lines] == [
+        ("install", VERSION, False),
+        ("activate", VERSION, False),
+        ("install", NEWER, False),
+        ("activate", NEWER, True),
+        ("activate", NEWER, False),
+        ("rollback", VERSION, False),
+        ("pin", NEWER, False),
+        ("unpin", "v9", True),
+    ]
+    assert f"release: {lines[3]['failed']}" == failed
+    assert lines[5]["previous"] == NEWER
+    assert all(re.fullmatch(r"\d{4}-\d\d-\d\dT[\d:.]{12}Z", line["at"]) for line in lines)
+
+
+def test_a_log_that_takes_no_line_stops_nothing(
+    machine: FakeMachine, capsys: pytest.CaptureFixture[str]
+) -> None:
+    machine.log.mkdir()
+    machine.note(what="pin")
+    assert f"{machine.log} takes no line" in capsys.readouterr().err
 
 
 @pytest.mark.usefixtures("site")

@@ -6,7 +6,9 @@ import hashlib
 import io
 import json
 import re
+import shutil
 import subprocess
+import sys
 import tarfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -177,6 +179,46 @@ def test_a_release_that_does_not_start_gives_way_to_the_previous_one(
     for port in (8080, 8081, 8090, 8091):
         assert site.get(f"http://127.0.0.1:{port}/version").json["version"] == live
     site.wait_until_healthy()
+
+
+@pytest.fixture
+def another(tmp_path: Path) -> Path:
+    """The artifact of a checkout that differs in one line."""
+    checkout = tmp_path / "checkout"
+    subprocess.run(["git", "clone", "--quiet", ROOT, checkout], check=True)
+    shutil.copytree(ROOT / ".keys", checkout / ".keys")
+    (checkout / ".cache").symlink_to(ROOT / ".cache")
+    with (checkout / "app/src/tap_trading/__init__.py").open("a") as module:
+        module.write("# another build\n")
+    command = [sys.executable, checkout / "scripts/build.py"]
+    built = subprocess.run(command, cwd=checkout, check=True, capture_output=True, text=True)
+    return checkout / built.stdout.strip()
+
+
+@pytest.mark.units("tap-trading-*")
+def test_another_build_goes_live_and_is_rolled_back(
+    playbook: Callable[..., subprocess.CompletedProcess[str]], live: str,
+    another: Path, host: Host, machine: Machine, site: Any, place_bet: Any,
+) -> None:  # fmt: skip
+    version = another.name.removeprefix("tap-trading-").removesuffix(".tar.gz")
+    assert version != live
+    done = playbook("deploy.yml", "-e", f"release_artifact={another}")
+    assert done.returncode == 0, done.stdout
+    for port in (8080, 8081, 8090, 8091):
+        assert site.get(f"http://127.0.0.1:{port}/version").json["version"] == version
+    bet = place_bet().json["bet_id"]
+    assert host.check_output("readlink /opt/app/previous") == f"releases/{live}"
+    done = playbook("rollback.yml")
+    assert done.returncode == 0, done.stdout
+    assert host.check_output("readlink /opt/app/current") == f"releases/{live}"
+    assert site.look_up(bet)["bet_id"] == bet
+    log = host.check_output("tail -n 3 /opt/app/releases.jsonl").splitlines()
+    installed, activated, back = map(json.loads, log)
+    assert (installed["what"], installed["version"]) == ("install", version)
+    assert (activated["what"], activated["previous"]) == ("activate", live)
+    assert (back["what"], back["version"], back["previous"]) == ("rollback", live, version)
+    assert "@" in back["by"]
+    machine.run(f"rm -rf '/opt/app/releases/{version}' /opt/app/previous")
 
 
 @pytest.mark.units("tap-trading-*")

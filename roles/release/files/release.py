@@ -5,6 +5,8 @@
     release install ARTIFACT    verify, unpack and install it beside the live release
     release activate VERSION    migrate, make it current, restart, smoke-test; on failure
                                 put the previous release back
+    release rollback            activate the release that was live before
+    release pin VERSION         never remove it; `unpin` takes that back
     release current             print the live version
 
 `look` needs no rights: the controller asks before it uploads. Each command may be
@@ -13,6 +15,10 @@ repeated: what is done already is left alone. The last line printed is JSON:
 
 /etc/tap-trading/release-keys has the public keys that may sign releases, one in Base64 on
 each line, and /etc/tap-trading/release-floor the oldest version that may be installed.
+
+Kept are the live release, the one before it, pinned ones, and the last five that worked; one that
+was tried and failed goes with the next that works. What
+was done or refused, when, and by whom, is a line of JSON in /opt/app/releases.jsonl.
 """
 
 import argparse
@@ -36,6 +42,7 @@ import tempfile
 import time
 import zlib
 from collections.abc import Iterator, Sequence
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -48,6 +55,11 @@ SMOKE_TEST_S = 30.0
 
 #: What an artifact says about itself.
 PAPERS = ("manifest.json", "manifest.sig", "checksums.sha256")
+#: So many releases that worked are kept besides those that are kept anyway.
+KEPT = 5
+#: In a release's folder: it went live, last when this file was written; it was tried and did not
+#: come up; it is never removed.
+WORKED, FAILED, PINNED = ".worked", ".failed", ".pinned"
 #: What reading a damaged archive may raise.
 DAMAGE = (tarfile.TarError, EOFError, zlib.error, gzip.BadGzipFile)
 
@@ -69,14 +81,31 @@ class Machine:
         self.floor = etc / "release-floor"
         self.releases = root / "releases"
         self.current = root / "current"
+        self.previous = root / "previous"
+        self.log = root / "releases.jsonl"
         self.python = python
 
     def live_version(self) -> str | None:
         """The version `current` points to; None before the first release."""
+        return _pointed(self.current)
+
+    def previous_version(self) -> str | None:
+        """The version that was live before; None when there was none."""
+        return _pointed(self.previous)
+
+    def note(self, **what: object) -> None:
+        """Add a line to the log. What was done stands even when it cannot be written."""
+        at = datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+        line = json.dumps({"at": at, **what}) + "\n"
         try:
-            return self.current.readlink().name
-        except OSError:
-            return None
+            file = os.open(self.log, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
+            try:
+                os.write(file, line.encode())
+                os.fsync(file)
+            finally:
+                os.close(file)
+        except OSError as error:
+            print(f"release: {self.log} takes no line: {error.strerror}", file=sys.stderr)
 
     def run(self, *command: str) -> str:
         """Run a program; its output. Raises ReleaseError."""
@@ -88,6 +117,13 @@ class Machine:
             words = (done.stderr.strip() or done.stdout.strip()).splitlines()
             raise ReleaseError(f"{command[0]}: {' / '.join(words[-3:]) or done.returncode}")
         return done.stdout
+
+
+def _pointed(link: Path) -> str | None:
+    try:
+        return link.readlink().name
+    except OSError:
+        return None
 
 
 @contextlib.contextmanager
@@ -284,8 +320,8 @@ def install(machine: Machine, artifact: Path) -> dict[str, object]:
 
 
 def _point(link: Path, version: str) -> None:
-    """Move `current` in one step: there is no moment without it."""
-    fresh = link.with_name(f".current-{os.getpid()}")
+    """Move a link in one step: there is no moment without it."""
+    fresh = link.with_name(f".{link.name}-{os.getpid()}")
     with contextlib.suppress(FileNotFoundError):
         fresh.unlink()
     fresh.symlink_to(Path("releases", version))
@@ -425,8 +461,53 @@ def activate(machine: Machine, version: str) -> dict[str, object]:
                 now = _undo(machine, previous)
             except (ReleaseError, OSError) as worse:
                 now = f"putting {previous or 'nothing'} back failed too: {worse}"
+            (machine.releases / version / FAILED).touch()
             raise ReleaseError(f"{version} does not work: {error}; {now}") from error
-        return {"changed": True, "version": version}
+        (machine.releases / version / FAILED).unlink(missing_ok=True)
+        (machine.releases / version / WORKED).touch()
+        if previous:
+            _point(machine.previous, previous)
+        removed = _prune(machine)
+        return {"changed": True, "version": version, "previous": previous, "removed": removed}
+
+
+def _prune(machine: Machine) -> list[str]:
+    """Remove the releases that failed and those that worked long ago; their versions."""
+    found = [path for path in machine.releases.iterdir() if VERSION.fullmatch(path.name)]
+    failed = [path for path in found if (path / FAILED).exists()]
+    worked = [path for path in found if (path / WORKED).exists() and path not in failed]
+    worked.sort(key=lambda path: (path / WORKED).stat().st_mtime_ns)
+    kept = {machine.live_version(), machine.previous_version()}
+    kept |= {path.name for path in found if (path / PINNED).exists()}
+    removed = sorted(path for path in failed + worked[:-KEPT] if path.name not in kept)
+    for path in removed:
+        # Never half there under its name; what is left of it the next installation sweeps away.
+        doomed = path.with_name(f".incoming-{path.name}")
+        path.rename(doomed)
+        shutil.rmtree(doomed, ignore_errors=True)
+    return [path.name for path in removed]
+
+
+def rollback(machine: Machine) -> dict[str, object]:
+    """Make the release live that was so before, with all that goes with it."""
+    previous = machine.previous_version()
+    if previous is None:
+        raise ReleaseError("there is no release before the live one")
+    return activate(machine, previous)
+
+
+def pin(machine: Machine, version: str, *, pinned: bool) -> dict[str, object]:
+    """Keep a release for ever, or no longer than others."""
+    with _alone(machine):
+        folder = machine.releases / version
+        if not VERSION.fullmatch(version) or not folder.is_dir():
+            raise ReleaseError(f"{version} is not installed")
+        changed = (folder / PINNED).exists() is not pinned
+        if pinned:
+            (folder / PINNED).touch()
+        else:
+            (folder / PINNED).unlink(missing_ok=True)
+        return {"changed": changed, "version": version}
 
 
 def _confirm(machine: Machine, version: str) -> dict[str, object]:
@@ -447,9 +528,14 @@ def main() -> None:
     looking.add_argument("--trust", action="append", default=[], metavar="KEY")
     looking.add_argument("artifact", type=Path)
     commands.add_parser("install").add_argument("artifact", type=Path)
-    commands.add_parser("activate").add_argument("version")
+    for command in ("activate", "pin", "unpin"):
+        commands.add_parser(command).add_argument("version")
+    commands.add_parser("rollback")
     commands.add_parser("current")
     parser.add_argument("--python", default="/usr/bin/python3")
+    parser.add_argument(
+        "--by", default=os.environ.get("SUDO_USER", "root"), help="who, for the log"
+    )
     args = parser.parse_args()
     machine = Machine(python=args.python)
     # A release is everyone's to read, whatever root's own files are.
@@ -461,14 +547,35 @@ def main() -> None:
             case "look":
                 keys = args.trust or trusted(machine.keys)
                 print(json.dumps(look(args.artifact, keys)))
-            case "install":
-                print(json.dumps(install(machine, args.artifact)))
-            case "activate":
-                print(json.dumps(activate(machine, args.version)))
-            case _:
+            case "current":
                 print(machine.live_version() or "none")
+            case _:
+                print(json.dumps(_noted(machine, args)))
     except (ReleaseError, OSError) as error:
         sys.exit(f"release: {error}")
+
+
+def _noted(machine: Machine, args: argparse.Namespace) -> dict[str, object]:
+    """Do what changes the machine, and put it on record: what was done, and what was refused."""
+    record = {"by": args.by, "what": args.command}
+    if args.command in ("activate", "pin", "unpin"):
+        record["version"] = args.version
+    try:
+        match args.command:
+            case "install":
+                done = install(machine, args.artifact)
+            case "activate":
+                done = activate(machine, args.version)
+            case "rollback":
+                done = rollback(machine)
+            case _:
+                done = pin(machine, args.version, pinned=args.command == "pin")
+    except (ReleaseError, OSError) as error:
+        machine.note(**record, failed=str(error))
+        raise
+    if done["changed"]:
+        machine.note(**record | {name: told for name, told in done.items() if name != "changed"})
+    return done
 
 
 if __name__ == "__main__":
