@@ -10,6 +10,7 @@ from itertools import pairwise
 from pathlib import Path
 
 import pytest
+from aiohttp.test_utils import TestClient
 from tests.integration.conftest import Serve
 from tests.integration.signed_in import sign_in
 from tests.integration.test_price_service import channel
@@ -79,6 +80,18 @@ async def offer_of(offers: asyncio.Queue[bytes], state: MarketState) -> Offer:
                 return offer
 
 
+async def all_counted(client: TestClient) -> None:
+    """Wait until all four count: one that comes later than the others is watched for 15 s first,
+    and meanwhile the bars of before keep the market open.
+    """
+    async with asyncio.timeout(60):
+        while True:
+            report = await (await client.get("/healthz")).json()
+            if report["checks"]["source"].endswith("4 of 4 venues"):
+                return
+            await asyncio.sleep(0.05)
+
+
 def script(player: Player) -> Synthetic:
     assert isinstance(player.script, Synthetic)
     return player.script
@@ -90,14 +103,9 @@ async def test_one_exchange_lying_frozen_or_gone_is_not_seen_in_the_price(
     async with serve(price.build, **settings(players)) as client:
         async with channel(redis, OFFER_CHANNEL) as offers:
             assert (await offer_of(offers, MarketState.OPEN)).cells
-        began = bars(warm)[-1].t
-        async with asyncio.timeout(10):  # the books of before keep it open while venues join
-            while True:
-                report = await (await client.get("/healthz")).json()
-                if report["checks"]["source"].endswith("of 4 venues"):
-                    break
-                await asyncio.sleep(0.05)
+        await all_counted(client)
         await asyncio.sleep(2)
+        began = bars(warm)[-1].t  # the bars of before knew nothing of how the venues differ
         for name in players:
             script(players[name]).offset_bps = 500  # at once
             await asyncio.sleep(1.5)
@@ -113,7 +121,7 @@ async def test_one_exchange_lying_frozen_or_gone_is_not_seen_in_the_price(
         async with channel(redis, OFFER_CHANNEL) as offers:
             assert (await offer_of(offers, MarketState.OPEN)).cells
     stored = [bar for bar in bars(warm) if bar.t >= began]
-    assert len(stored) > 150
+    assert len(stored) > 120
     assert max(abs(b.close - a.close) for a, b in pairwise(stored)) < JUMP
     assert max(b.t - a.t for a, b in pairwise(stored)) <= 1_000  # no column is void
 
@@ -135,7 +143,7 @@ async def test_without_quorum_betting_stops_and_resumes_by_the_rule(
         channel(redis, OFFER_CHANNEL) as offers,
     ):
         assert (await offer_of(offers, MarketState.OPEN)).cells
-        await asyncio.sleep(3)
+        await all_counted(client)
         while not offers.empty():
             offers.get_nowait()
         began = system_clock()
@@ -176,12 +184,12 @@ async def test_a_lost_quorum_gives_back_exactly_the_bets_it_touches(
     narrow = {**settings(players), "TAP_GRID_WIDTH_S": "2"}
     gone = [player for name, player in players.items() if name != "gemini"]
     async with (
-        serve(price.build, **narrow),
+        serve(price.build, **narrow) as making,
         serve(resolver.build, **narrow),
         serve(api.build, **narrow) as client,
     ):
         trader = await sign_in(client)
-        await asyncio.sleep(3)  # every venue is there
+        await all_counted(making)
         market = await (await client.get("/api/market")).json()
         placed = []
         for start in [column["start"] for column in market["columns"]][1:7]:
