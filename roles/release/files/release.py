@@ -184,7 +184,7 @@ def _signed(paper: bytes, signature: bytes, keys: Sequence[str]) -> bool:
     """Whether one of these keys has signed a paper."""
     try:
         from nacl.exceptions import BadSignatureError  # noqa: PLC0415 # the machine may lack it
-        from nacl.signing import VerifyKey  # noqa: PLC0415
+        from nacl.signing import VerifyKey  # noqa: PLC0415 # likewise
     except ImportError as error:
         raise ReleaseError("python3-nacl is missing: run playbooks/provision.yml first") from error
     for key in keys:

@@ -350,7 +350,7 @@ class Resolver:
             column = self._column = await self._next_column(until)
         if column is None:
             return False
-        if column.released:  # somebody else began to
+        if column.released:  # begun, by us or by a process that is gone
             await self._release(column)
             return True
         if not column.unsettled and column.numbers:
