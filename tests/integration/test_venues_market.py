@@ -8,6 +8,7 @@ from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import pytest
 from aiohttp.test_utils import TestClient
@@ -90,6 +91,14 @@ async def all_counted(client: TestClient) -> None:
             if report["checks"]["source"].endswith("4 of 4 venues"):
                 return
             await asyncio.sleep(0.05)
+
+
+async def offered(client: TestClient) -> dict[str, Any]:
+    """The market, once the API has heard of an offer."""
+    async with asyncio.timeout(30):
+        while not (market := await (await client.get("/api/market")).json())["cells"]:
+            await asyncio.sleep(0.05)
+    return dict(market)
 
 
 def script(player: Player) -> Synthetic:
@@ -190,7 +199,7 @@ async def test_a_lost_quorum_gives_back_exactly_the_bets_it_touches(
     ):
         trader = await sign_in(client)
         await all_counted(making)
-        market = await (await client.get("/api/market")).json()
+        market = await offered(client)
         placed = []
         for start in [column["start"] for column in market["columns"]][1:7]:
             for cell in market["cells"]:

@@ -46,7 +46,8 @@ async def test_hello_is_a_snapshot(serve: Serve, redis: Redis) -> None:
     for i, cents in enumerate((4_200_000, 4_200_500, 4_200_100)):
         t = now - 3000 + i * 1000
         await redis.zadd(HISTORY_KEY, {PricePoint(t, i, cents).encode(): t})
-    await redis.set(OFFER_KEY, offer(system_clock()).encode())
+    made = offer(system_clock())
+    await redis.set(OFFER_KEY, made.encode())
     async with serve(ws.build) as client, client.ws_connect("/ws") as socket:
         hello = await socket.receive_json()
     assert hello["type"] == "hello"
@@ -65,7 +66,7 @@ async def test_hello_is_a_snapshot(serve: Serve, redis: Redis) -> None:
     assert len(hello["grid"]["columns"]) == 8
     assert len(hello["grid"]["cells"]) == 8 * 12
     assert hello["grid"]["cells"][0] == {
-        "cell_id": live_market.cells()[0].cell_id,
+        "cell_id": next(iter(made.cells)),
         "reward_rate": "2.0582",
     }
 
