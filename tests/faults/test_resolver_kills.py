@@ -15,8 +15,7 @@ from tests.integration.test_processes import free_port
 
 from market_days import BAR_MS, PRICE, Tape, Traders
 from tap_trading.base.db import open_reader
-from tap_trading.game.cell import Cell, parse
-from tap_trading.ledger import queries
+from tap_trading.game.cell import Cell
 from tap_trading.ledger.audit import audit
 from tap_trading.settlement import evidence, verification
 
@@ -176,17 +175,14 @@ def check(database: Path, prices: Path, market: Market) -> Counter[str]:
     assert audit(books).findings == ()
     fates: Counter[str] = Counter()
     for bet_id in market.bets:
-        bet, found = queries.any_bet(books, bet_id), evidence.decision(books, bet_id)
-        assert bet
+        found = evidence.decision(books, bet_id)
         assert found
-        proof = evidence.evidence(bars, found, 300)
-        stored = (bet.status, bet.reward_rate_bps, bet.payout_amount)
-        assert stored == verification.replay(bet, found, proof)
-        fates[bet.status] += 1
-        cell = parse(bet.cell_id)
-        assert cell
+        assert [verification.stored(found)] == verification.replay(
+            evidence.cases(bars, [found], 300)
+        )
+        fates[found.status] += 1
         if found.void_reason in ("feed_outage", "no_price"):
-            window = (bet.placed_at, (cell.start + cell.width) * 1000)
+            window = (found.bet.placed_at, (found.cell.start + found.cell.width) * 1000)
             assert any(begin < window[1] and end > window[0] for begin, end in market.outages)
         fates[found.void_reason or ""] += 1
     books.close()

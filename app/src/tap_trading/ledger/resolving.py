@@ -8,7 +8,7 @@ bet is not as the caller saw it, the whole transaction fails and nothing is move
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import apsw
 import orjson
@@ -51,6 +51,16 @@ class Pricing(NamedTuple):
     speed_bump_ms: int
     rate_model: str
     volatility_model: str
+
+
+class Decided(NamedTuple):
+    """A bet of any status, and what decided its rate."""
+
+    bet: OpenBet
+    status: str
+    payout_amount: int | None  # cents; None until the bet is settled
+    void_reason: str | None
+    pricing: Pricing | None
 
 
 class Confirmed(NamedTuple):
@@ -125,16 +135,13 @@ WHERE cell_id BETWEEN ? AND ? AND refused = 0 AND user_id > ?
 GROUP BY user_id
 ORDER BY user_id
 """
-_DECISION = """
-SELECT rowid, id, user_id, cell_id, amount, min_reward_rate_bps, reward_rate_bps, liability,
-       placed_at, void_reason, pricing
-FROM bets
-WHERE id = ?
-"""
-_PRICING = """
-SELECT bar, price, sigma, spread, speed_bump_ms, rate_model, volatility_model
-FROM pricings
-WHERE bar = ?
+# A row for each id, in their order.
+_DECIDED = """
+SELECT b.rowid, b.id, b.user_id, b.cell_id, b.amount, b.min_reward_rate_bps, b.reward_rate_bps,
+       b.liability, b.placed_at,
+       b.status, b.payout_amount, b.void_reason,
+       p.bar, p.price, p.sigma, p.spread, p.speed_bump_ms, p.rate_model, p.volatility_model
+FROM json_each(?) e LEFT JOIN bets b ON b.id = e.value LEFT JOIN pricings p ON p.bar = b.pricing
 """
 _CONFIRM = """
 UPDATE bets SET status = 'confirmed', reward_rate_bps = ?, pricing = ?
@@ -244,18 +251,20 @@ def _cells(start: int, width: int) -> tuple[str, str]:
     return prefix, f"{prefix}~"
 
 
-def decision_of(
-    connection: apsw.Connection, bet_id: str
-) -> tuple[OpenBet, str | None, Pricing | None] | None:
-    """A bet with what decided its rate: why it is void, if it is, and its pricing, if it has
-    one. None when there is no such bet.
-    """
-    row = connection.execute(_DECISION, (bet_id,)).fetchone()
-    if row is None:
-        return None
-    *bet, reason, bar = row
-    pricing = connection.execute(_PRICING, (bar,)).fetchone()
-    return OpenBet(*bet), reason, Pricing(*pricing) if pricing else None
+def decided(connection: apsw.Connection, bet_ids: Sequence[str]) -> list[Decided | None]:
+    """Each of these bets with what decided its rate; None for one that there is not."""
+    return [
+        None if row[0] is None else _decided(row)
+        for row in connection.execute(_DECIDED, (as_json(bet_ids),))
+    ]
+
+
+def _decided(row: tuple[Any, ...]) -> Decided:
+    bet, (status, payout_amount, void_reason), pricing = row[:9], row[9:12], row[12:]
+    return Decided(
+        *(OpenBet._make(bet), status, payout_amount, void_reason),
+        None if pricing[0] is None else Pricing._make(pricing),
+    )
 
 
 # Writing.

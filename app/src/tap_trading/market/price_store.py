@@ -7,7 +7,7 @@ write, and holds the lease of the price service.
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import apsw
 import orjson
@@ -25,6 +25,7 @@ _BARS = """
 SELECT t, open, high, low, close, sigma, spread, volatility_model, estimate
 FROM bars WHERE t >= ? AND t < ? ORDER BY t
 """
+_RANGES = "SELECT t, low, high FROM bars WHERE t >= ? AND t < ? ORDER BY t"
 _FIRST_BAR = """
 SELECT t, open, high, low, close, sigma, spread, volatility_model, estimate
 FROM bars WHERE t >= ? AND t < ? ORDER BY t LIMIT 1
@@ -63,6 +64,16 @@ class StoredBar:
         return State(float(self.t), float(self.close), *self.estimate)
 
 
+class Range(NamedTuple):
+    """Where the price was during a bar, the close before it included, in cents: all that results
+    depend on, and a tenth of a bar's reading.
+    """
+
+    t: int  # Unix ms
+    low: int
+    high: int
+
+
 Action = Literal["suspend", "release"]
 
 
@@ -95,6 +106,11 @@ def migrate(path: Path, wanted: Sequence[Migration] | None = None) -> list[Migra
 def bars(connection: apsw.Connection, begin: int, end: int) -> list[StoredBar]:
     """The bars stamped inside [begin, end), in Unix ms, oldest first."""
     return [_bar(*row) for row in connection.execute(_BARS, (begin, end))]
+
+
+def ranges(connection: apsw.Connection, begin: int, end: int) -> list[Range]:
+    """The ranges of the bars stamped inside [begin, end), in Unix ms, oldest first."""
+    return list(map(Range._make, connection.execute(_RANGES, (begin, end))))
 
 
 def first_bar(connection: apsw.Connection, begin: int, end: int) -> StoredBar | None:

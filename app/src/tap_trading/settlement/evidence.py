@@ -2,25 +2,29 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cache, partial
+from typing import NamedTuple
 
 import apsw
 
 from tap_trading.game import cell as cells
 from tap_trading.game.cell import Cell
-from tap_trading.game.settlement import BAR_MS, Window, price_moment
+from tap_trading.game.settlement import BAR_MS, Window, price_moment, window
 from tap_trading.ledger import resolving
 from tap_trading.ledger.resolving import OpenBet, Pricing
 from tap_trading.market import price_store
 from tap_trading.market.offer import decimal_rate
-from tap_trading.market.price_store import StoredBar
+from tap_trading.market.price_store import Range, StoredBar
 
 
 @dataclass(frozen=True, slots=True)
 class Decision:
-    """What the books say a bet was decided by."""
+    """What the books say a bet was decided by, and what became of it."""
 
     bet: OpenBet
     cell: Cell
+    status: str
+    payout_amount: int | None  # cents; None until the bet is settled
     void_reason: str | None
     pricing: Pricing | None
     window: Window | None  # None until its column is settled
@@ -32,33 +36,69 @@ class Evidence:
 
     before: StoredBar | None  # the bar before that of the pricing
     priced: StoredBar | None  # the first bar that the bet could be priced from
-    bars: Sequence[StoredBar]  # of the window
+    bars: Sequence[Range]  # of the window
+    window: Window  # what these say about it
     until: int  # every bar before this moment (Unix ms) is final
 
 
+class Case(NamedTuple):
+    """A decision and its evidence."""
+
+    found: Decision
+    proof: Evidence
+
+
+def decisions(books: apsw.Connection, bet_ids: Sequence[str]) -> list[Decision | None]:
+    """What the books say of each bet; None when there is no such bet or it is on no cell.
+
+    A column's window is read once.
+    """
+    window_of = cache(partial(resolving.window_of, books))
+    found: list[Decision | None] = []
+    for each in resolving.decided(books, bet_ids):
+        cell = cells.parse(each.bet.cell_id) if each else None
+        if each is None or cell is None:
+            found.append(None)
+            continue
+        decided = window_of(cell.start, cell.width)
+        found.append(
+            Decision(
+                *(each.bet, cell, each.status, each.payout_amount, each.void_reason),
+                *(each.pricing, decided[0] if decided else None),
+            )
+        )
+    return found
+
+
 def decision(books: apsw.Connection, bet_id: str) -> Decision | None:
-    """What the books say of a bet; None when there is no such bet or it is on no cell."""
-    found = resolving.decision_of(books, bet_id)
-    cell = cells.parse(found[0].cell_id) if found else None
-    if found is None or cell is None:
-        return None
-    bet, reason, pricing = found
-    decided = resolving.window_of(books, cell.start, cell.width)
-    return Decision(bet, cell, reason, pricing, decided[0] if decided else None)
+    """The one of `decisions`."""
+    [found] = decisions(books, [bet_id])
+    return found
 
 
-def evidence(prices: apsw.Connection, found: Decision, speed_bump_ms: int) -> Evidence:
-    """The bars behind a decision. `speed_bump_ms` counts for a bet without a pricing."""
-    cell, pricing = found.cell, found.pricing
-    bump = pricing.speed_bump_ms if pricing else speed_bump_ms
-    moment = price_moment(found.bet.placed_at, bump)
-    priced = price_store.first_bar(prices, moment, cell.start * 1000)
-    return Evidence(
-        before=price_store.bar_before(prices, priced.t) if priced else None,
-        priced=priced,
-        bars=window_bars(prices, cell),
-        until=price_store.bars_until(prices),
-    )
+def cases(prices: apsw.Connection, decided: Sequence[Decision], speed_bump_ms: int) -> list[Case]:
+    """The decisions with the bars behind them, each of which is read once. `speed_bump_ms` counts
+    for a bet without a pricing.
+    """
+    first_bar = cache(partial(price_store.first_bar, prices))
+    bar_before = cache(partial(price_store.bar_before, prices))
+    seen = cache(partial(_seen, prices))
+    until = price_store.bars_until(prices)
+
+    def evidence(found: Decision) -> Evidence:
+        bump = found.pricing.speed_bump_ms if found.pricing else speed_bump_ms
+        moment = price_moment(found.bet.placed_at, bump)
+        priced = first_bar(moment, found.cell.start * 1000)
+        before = bar_before(priced.t) if priced else None
+        return Evidence(before, priced, *seen(found.cell.start, found.cell.width), until)
+
+    return [Case(found, evidence(found)) for found in decided]
+
+
+def _seen(prices: apsw.Connection, start: int, width: int) -> tuple[list[Range], Window]:
+    """The bars of a column, given in Unix s and s, and what they say about it."""
+    bars = price_store.ranges(prices, start * 1000, (start + width) * 1000)
+    return bars, window(start, width, bars)
 
 
 def window_bars(prices: apsw.Connection, cell: Cell) -> list[StoredBar]:

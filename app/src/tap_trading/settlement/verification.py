@@ -5,14 +5,17 @@ was priced from, that bar's volatility from the bar before it, the result from t
 window.
 """
 
-from collections.abc import Iterator
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
 
 from tap_trading.base.logger import rfc3339_ms
-from tap_trading.game.settlement import BAR_MS, MAX_GAP_MS, VoidReason, payout, window
-from tap_trading.ledger.queries import Bet
+from tap_trading.game.settlement import BAR_MS, MAX_GAP_MS, VoidReason, payout
 from tap_trading.market.price_store import StoredBar
-from tap_trading.settlement.evidence import Decision, Evidence
+from tap_trading.settlement.evidence import Case, Decision
 from tap_trading.settlement.models import ALL_RATES, ALL_VOLATILITIES
 
 
@@ -24,54 +27,95 @@ class Finding:
     text: str
 
 
-def verify(bet: Bet, found: Decision, proof: Evidence) -> list[Finding]:
+class Result(NamedTuple):
+    """What became of a bet, or has to."""
+
+    status: str  # of a bet without a result: that of its rate
+    rate_bps: int | None
+    payout: int | None  # cents
+
+
+class Rate(NamedTuple):
+    """A bet's rate, or why there is none; neither: it is too early."""
+
+    bps: int | None = None
+    void_reason: VoidReason | None = None
+
+
+def verify(case: Case) -> list[Finding]:
     """Compute a bet's rate and result again, and say in words what was found."""
-    if bet.status == "insufficient_funds":
+    if case.found.status == "insufficient_funds":
         return [Finding(True, "The balance did not cover the stake; nothing was decided.")]
-    return [*_verify_rate(bet, found, proof), *_verify_result(bet, found, proof)]
+    [rate] = _rates([case])
+    return [*_verify_rate(case, rate), *_verify_result(case, rate)]
 
 
-def replay(bet: Bet, found: Decision, proof: Evidence) -> tuple[str, int | None, int | None]:
-    """Status, rate in basis points and payout in cents that follow from the stored bars.
+def replay(cases: Sequence[Case]) -> list[Result]:
+    """What follows from the stored bars, for each bet; many at once are soon done."""
+    return [_result(case, rate) for case, rate in zip(cases, _rates(cases), strict=True)]
 
-    Of a bet without a result the status is that of its rate.
-    """
-    rate, reason = _rate(found, proof)
-    if reason is not None:
-        return "void", None, None
-    if rate is None:
-        return "pending", None, None
+
+def stored(found: Decision) -> Result:
+    """What the books say became of a bet."""
+    return Result(found.status, found.bet.reward_rate_bps, found.payout_amount)
+
+
+def _result(case: Case, rate: Rate) -> Result:
+    found, proof = case
+    if found.status == "insufficient_funds":
+        return stored(found)  # nothing was decided
+    if rate.void_reason is not None:
+        return Result("void", None, None)
+    if rate.bps is None:
+        return Result("pending", None, None)
     if proof.until < (found.cell.start + found.cell.width) * 1000:
-        return "confirmed", rate, None
-    seen = window(found.cell.start, found.cell.width, proof.bars)
-    if seen.void:
-        return "void", rate, None
-    paid = payout(bet.amount, rate) if seen.wins(found.cell) else 0
-    return ("won" if paid else "lost"), rate, paid
+        return Result("confirmed", rate.bps, None)
+    if proof.window.void:
+        return Result("void", rate.bps, None)
+    paid = payout(found.bet.amount, rate.bps) if proof.window.wins(found.cell) else 0
+    return Result("won" if paid else "lost", rate.bps, paid)
 
 
-def _rate(found: Decision, proof: Evidence) -> tuple[int | None, VoidReason | None]:
-    """The rate that follows from the bars, or why there is none; neither: it is too early."""
-    cell, bar, pricing = found.cell, proof.priced, found.pricing
-    start = cell.start * 1000
-    if bar is None or bar.t + BAR_MS > start:
-        return (None, VoidReason.NO_PRICE) if proof.until >= start else (None, None)
-    volatility = _volatility(bar, proof.before)
-    if volatility is None:
-        return None, VoidReason.NO_PRICE
-    if pricing is None:
-        return None, None
-    model = ALL_RATES[pricing.rate_model]
-    chance = model.probability(
-        *(bar.close, *volatility, (start - bar.t - BAR_MS) / 1000, cell.width),
-        *(cell.low, cell.high),
-    )
-    rate = int(model.rate_bps(chance))
-    if not rate:
-        return None, VoidReason.NOT_OFFERED
-    if rate < (found.bet.min_reward_rate_bps or 0):
-        return None, VoidReason.RATE_BELOW_MINIMUM
-    return rate, None
+def _rates(cases: Sequence[Case]) -> list[Rate]:
+    """The rates that follow from the bars, by one call of each model: its cost is that of the call,
+    and the number that a bet gets does not depend on those beside it.
+    """
+    bars = {proof.priced.t: (proof.priced, proof.before) for _, proof in cases if proof.priced}
+    volatilities = {t: _volatility(bar, before) for t, (bar, before) in bars.items()}
+    rates = [Rate()] * len(cases)
+    asked: defaultdict[str, dict[int, tuple[float, ...]]] = defaultdict(dict)
+    for number, (found, proof) in enumerate(cases):
+        cell, bar, pricing = found.cell, proof.priced, found.pricing
+        start = cell.start * 1000
+        if bar is None or bar.t + BAR_MS > start:
+            if proof.until >= start:
+                rates[number] = Rate(void_reason=VoidReason.NO_PRICE)
+            continue
+        volatility = volatilities[bar.t]
+        if volatility is None:
+            rates[number] = Rate(void_reason=VoidReason.NO_PRICE)
+        elif pricing is not None:
+            lead_s = (start - bar.t - BAR_MS) / 1000
+            asked[pricing.rate_model][number] = (
+                *(bar.close, *volatility, lead_s, cell.width),
+                *(cell.low, cell.high),
+            )
+    for name, inputs in asked.items():
+        model = ALL_RATES[name]
+        columns = np.array(list(inputs.values()), dtype=np.float64).T
+        computed = model.rate_bps(model.probability(*columns)).tolist()
+        for number, bps in zip(inputs, computed, strict=True):
+            rates[number] = _judged(bps, cases[number].found.bet.min_reward_rate_bps)
+    return rates
+
+
+def _judged(bps: int, wanted: int | None) -> Rate:
+    """A model's rate, 0 for none, where at least `wanted` was asked for."""
+    if not bps:
+        return Rate(void_reason=VoidReason.NOT_OFFERED)
+    if bps < (wanted or 0):
+        return Rate(void_reason=VoidReason.RATE_BELOW_MINIMUM)
+    return Rate(bps)
 
 
 def _volatility(bar: StoredBar, before: StoredBar | None) -> tuple[float, float] | None:
@@ -83,12 +127,12 @@ def _volatility(bar: StoredBar, before: StoredBar | None) -> tuple[float, float]
     return (model.sigma(state), model.spread(state)) if model.ready(state) else None
 
 
-def _verify_rate(bet: Bet, found: Decision, proof: Evidence) -> Iterator[Finding]:
-    rate, reason = _rate(found, proof)
-    pricing, bar = found.pricing, proof.priced
+def _verify_rate(case: Case, rate: Rate) -> Iterator[Finding]:
+    found, proof = case
+    bet, pricing, bar, reason = found.bet, found.pricing, proof.priced, rate.void_reason
     placed = f"placed {rfc3339_ms(bet.placed_at)}"
-    if bet.status == "pending":
-        yield Finding(rate is None and reason is None, f"It was {placed} and has no rate yet.")
+    if found.status == "pending":
+        yield Finding(rate == Rate(), f"It was {placed} and has no rate yet.")
         return
     if pricing is None or bar is None:
         right = reason is VoidReason.NO_PRICE and found.void_reason == reason
@@ -116,28 +160,28 @@ def _verify_rate(bet: Bet, found: Decision, proof: Evidence) -> Iterator[Finding
         yield Finding(found.void_reason == reason, f"{decided} {why}; so it is void.")
     else:
         yield Finding(
-            rate == bet.reward_rate_bps,
-            f"{decided} {rate} basis points; {bet.reward_rate_bps} were fixed.",
+            rate.bps == bet.reward_rate_bps,
+            f"{decided} {rate.bps} basis points; {bet.reward_rate_bps} were fixed.",
         )
 
 
-def _verify_result(bet: Bet, found: Decision, proof: Evidence) -> Iterator[Finding]:
-    if bet.reward_rate_bps is None:
+def _verify_result(case: Case, rate: Rate) -> Iterator[Finding]:
+    found, proof = case
+    cell, seen = found.cell, proof.window
+    if found.bet.reward_rate_bps is None:
         return
-    cell = found.cell
     end = (cell.start + cell.width) * 1000
-    if bet.status == "confirmed":
+    if found.status == "confirmed":
         closed = f"Its window closes {rfc3339_ms(end)}; it has no result yet."
         yield Finding(found.window is None or proof.until <= end, closed)
         return
-    seen = window(cell.start, cell.width, proof.bars)
     yield Finding(
         seen == found.window,
         f"Its window has {seen.bars} bars, the longest gap is {seen.longest_gap} ms (at most"
         f" {MAX_GAP_MS}), and the price went from {_dollars(seen.low)} to {_dollars(seen.high)};"
         f" the column was decided by {found.window}.",
     )
-    status, _, paid = replay(bet, found, proof)
+    status, _, paid = _result(case, rate)
     band = f"{_dollars(cell.low)} to {_dollars(cell.high)}"
     touching = next(
         (bar for bar in proof.bars if bar.low <= cell.high and bar.high >= cell.low), None
@@ -149,9 +193,9 @@ def _verify_result(bet: Bet, found: Decision, proof: Evidence) -> Iterator[Findi
     else:
         words = f"The price was never in {band}, so it lost"
     yield Finding(
-        (status, paid) == (bet.status, bet.payout_amount),
-        f"{words} and is paid {_dollars(paid or 0)}; it is {bet.status} and was paid"
-        f" {_dollars(bet.payout_amount or 0)}.",
+        (status, paid) == (found.status, found.payout_amount),
+        f"{words} and is paid {_dollars(paid or 0)}; it is {found.status} and was paid"
+        f" {_dollars(found.payout_amount or 0)}.",
     )
 
 
