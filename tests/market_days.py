@@ -12,7 +12,7 @@ from tap_trading.game.volatility import State, VolatilityModel
 from tap_trading.ledger import accounts
 from tap_trading.ledger.batcher import Batcher
 from tap_trading.ledger.bets import BetBooks
-from tap_trading.ledger.placing import BetRequest, Limits, Outcome
+from tap_trading.ledger.placing import BetRequest, Limits, Placed, Refusal
 from tap_trading.ledger.resolving import Changes
 from tap_trading.market import price_store
 from tap_trading.market.bars import Bar
@@ -134,8 +134,10 @@ class Traders:
                 )
             )
         with self._lock.held(), self._connection:
-            outcomes: list[Outcome] = self._books.place(self._connection, requests)
-        return [outcome.bet_id for outcome in outcomes]  # type: ignore[union-attr] # all are placed
+            outcomes = self._books.place(self._connection, requests)
+        for outcome in outcomes:
+            assert isinstance(outcome, Placed) or outcome is Refusal.INSUFFICIENT_FUNDS, outcome
+        return [request.bet_id for request in requests]
 
     def row(self, bet_id: str) -> Mapping[str, Any]:
         """A bet's row, by column."""

@@ -1,15 +1,30 @@
 """`tap verify` and the evidence: what was decided follows from what is stored, or is named."""
 
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
 import pytest
 from tests.integration.conftest import Tap
 
-from market_days import BEGIN, FAR, NEAR, PRICE, START, Tape, Traders, finish, resolving
+from market_days import (
+    BEGIN,
+    FAR,
+    NEAR,
+    PRICE,
+    SPEED_BUMP_MS,
+    START,
+    Tape,
+    Traders,
+    finish,
+    resolving,
+)
+from settled_market import settled_market
 from tap_trading.base.db import open_reader, open_writer
+from tap_trading.cli import verify
 from tap_trading.game.cell import Cell
-from tap_trading.settlement import evidence
+from tap_trading.ledger import queries
+from tap_trading.settlement import evidence, verification
 
 #: The time in which all bets of these tests are placed.
 ALL = ("--from", "2025-11-24T15:59:00Z", "--to", "2025-11-24T16:10:00Z")
@@ -33,6 +48,7 @@ async def bets(
         "too low": traders.bet(edge, BEGIN + 4_000, min_rate=10**6),
         "too sure": traders.bet(Cell(START, 5, PRICE - 10**6, PRICE + 10**6), BEGIN + 4_000),
         "confirmed": traders.bet(Cell(START + 400, 5, NEAR.low, NEAR.high), BEGIN + 4_000),
+        "refused": traders.bet(NEAR, BEGIN + 4_000, user=1, amount=10**8),
     }
     tape.play(PRICE + 100 * (number % 3) for number in range(210))
     tape.stay((START + 10) * 1000)
@@ -42,6 +58,14 @@ async def bets(
     async with resolving(database, prices) as resolver:
         await finish(resolver)
     return placed
+
+
+@pytest.fixture
+async def long_market(database: Path, prices: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Twenty minutes with a dozen outages, settled."""
+    monkeypatch.setenv("DB_PATH", str(database))
+    monkeypatch.setenv("PRICES_DB_PATH", str(prices))
+    await settled_market(database, prices, 1200, often=0.05)
 
 
 def test_each_bet_in_words(bets: dict[str, str], run_tap: Tap) -> None:
@@ -60,6 +84,7 @@ def test_each_bet_in_words(bets: dict[str, str], run_tap: Tap) -> None:
     assert "its chance has left the range that is offered" in said["too sure"]
     assert "it has no result yet" in said["confirmed"]
     assert "has no rate yet" in said["pending"]
+    assert "The balance did not cover the stake; nothing was decided" in said["refused"]
 
 
 def test_all_bets_give_the_same_bytes(bets: dict[str, str], run_tap: Tap) -> None:
@@ -68,6 +93,82 @@ def test_all_bets_give_the_same_bytes(bets: dict[str, str], run_tap: Tap) -> Non
     assert code == 0
     assert lines[0] == f"{len(bets)} bets, 0 of them wrong"
     assert lines[1].split() == ["stored", lines[2].split()[1]]
+
+
+@pytest.mark.damaged_books
+@pytest.mark.parametrize("at_once", [1, 2, 1000])
+def test_it_does_not_matter_how_many_are_verified_at_once(
+    at_once: int,
+    bets: dict[str, str],
+    database: Path,
+    run_tap: Tap,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    connection = open_writer(database)
+    connection.execute("UPDATE bets SET payout_amount = 1 WHERE status = 'lost'")
+    connection.execute("UPDATE bets SET reward_rate_bps = 1 WHERE status = 'confirmed'")
+    connection.close()
+    expected = run_tap("verify", *ALL)
+    assert f"{len(bets)} bets, 2 of them wrong" in expected[1]
+    monkeypatch.setattr(verify, "_AT_ONCE", at_once)
+    assert run_tap("verify", *ALL) == expected
+
+
+@pytest.mark.damaged_books
+def test_a_bet_on_no_cell_ends_it_once_those_before_it_are_named(
+    bets: dict[str, str], database: Path, run_tap: Tap
+) -> None:
+    connection = open_writer(database)
+    for change, name in (
+        ("payout_amount = 1", "won"),
+        ("cell_id = 'btc-usd:here'", "lost"),
+        ("payout_amount = 1", "outage"),
+    ):
+        connection.execute(f"UPDATE bets SET {change} WHERE id = ?", (bets[name],))
+    connection.close()
+    refused = (1, f"tap: the bet {bets['lost']} is on no cell: btc-usd:here\n")
+    code, out, err = run_tap("verify", *ALL)
+    assert (code, err) == refused
+    [line] = out.splitlines()
+    assert line.startswith(f'WRONG ["{bets["won"]}"')
+    code, out, err = run_tap("verify", bets["lost"])
+    assert ((code, err), out) == (refused, "")
+
+
+@pytest.mark.damaged_books
+@pytest.mark.usefixtures("long_market")
+def test_a_market_with_outages_is_replayed_to_the_same_bytes(
+    database: Path, prices: Path, run_tap: Tap
+) -> None:
+    day = ("--from", "2025-11-24", "--to", "2025-11-25")
+    books, bars = open_reader(database), open_reader(prices)
+    ids = list(queries.placed_between(books, BEGIN, BEGIN + 86_400_000))
+    found = [each for each in evidence.decisions(books, ids) if each]
+    cases = evidence.cases(bars, found, SPEED_BUMP_MS)
+    books.close()
+    bars.close()
+    assert {each.void_reason or each.status for each in found} == {
+        *("won", "lost", "feed_outage", "no_price", "not_offered", "rate_below_minimum"),
+    }
+    results = verification.replay(cases)
+    assert results == [verification.stored(each) for each in found]
+    assert results[::10] == [verification.replay([case])[0] for case in cases[::10]]
+
+    code, out, _ = run_tap("verify", *day)
+    count, stored, computed = out.splitlines()
+    assert (code, count) == (0, f"{len(ids)} bets, 0 of them wrong")
+    assert stored.split()[1] == computed.split()[1]
+
+    connection = open_writer(database)
+    connection.execute("UPDATE bets SET payout_amount = payout_amount + 1 WHERE status = 'won'")
+    connection.close()
+    won = Counter(result.status for result in results)["won"]
+    code, out, _ = run_tap("verify", *day)
+    *named, count, damaged, recomputed = out.splitlines()
+    assert (code, count) == (1, f"{len(ids)} bets, {won} of them wrong")
+    assert len(named) == 20 < won
+    assert damaged != stored
+    assert recomputed == computed
 
 
 @pytest.mark.damaged_books

@@ -128,6 +128,24 @@ def test_a_cell_has_the_same_rate_alone_and_in_the_grid(
     assert MODEL.rate_bps(alone) == MODEL.rate_bps(grid)[column, row]
 
 
+@pytest.mark.parametrize("count", [1, 2, 3, 5, 8, 13, 64, 300])
+def test_a_bet_has_the_same_bits_alone_and_among_any_number(count: int) -> None:
+    random = np.random.default_rng(count)
+    low = random.integers(PRICE - 12_000, PRICE + 12_000, count)
+    bets = [
+        *(random.integers(PRICE - 3000, PRICE + 3000, count), random.uniform(2e-5, 3e-4, count)),
+        *(random.uniform(0.1, 0.7, count), random.integers(0, 500, count) / 10),
+        *(np.full(count, 5), low, low + random.integers(500, 3000, count)),
+    ]
+    rows = list(zip(*(values.tolist() for values in bets), strict=True))
+    alone = np.array([float(MODEL.probability(*row)) for row in rows])
+    # As columns of a table of bets lie in memory, and one after the other.
+    for table in (np.array(rows).T, np.ascontiguousarray(np.array(rows).T)):
+        together = MODEL.probability(*table)
+        assert together.tobytes() == alone.tobytes()
+        assert MODEL.rate_bps(together).tolist() == [int(MODEL.rate_bps(each)) for each in alone]
+
+
 def test_the_mixture_is_an_average_over_volatilities_of_the_same_mean_square() -> None:
     model = RateModel(deviates=(-1.0, 1.0), weights=(0.25, 0.75), surcharge=0.0)
     cell = (10.0, 5, PRICE + 1000, PRICE + 3000)
