@@ -5,6 +5,7 @@ import asyncio
 from bench.bets import bets
 from bench.fan_out import fan_out
 from bench.feeds import feeds
+from bench.replay import replay
 from bench.settlement import settlement
 
 
@@ -16,6 +17,7 @@ async def main() -> None:
     await fan_out()
     await feeds()
     await settlement()
+    await replay()
 
 
 if __name__ == "__main__":

@@ -51,7 +51,7 @@ def verify(case: Case) -> list[Finding]:
 
 
 def replay(cases: Sequence[Case]) -> list[Result]:
-    """What follows from the stored bars, for each bet; many at once are soon done."""
+    """What follows from the stored bars, for each bet; soonest done for thousands at once."""
     return [_result(case, rate) for case, rate in zip(cases, _rates(cases), strict=True)]
 
 
@@ -77,8 +77,10 @@ def _result(case: Case, rate: Rate) -> Result:
 
 
 def _rates(cases: Sequence[Case]) -> list[Rate]:
-    """The rates that follow from the bars, by one call of each model: its cost is that of the call,
-    and the number that a bet gets does not depend on those beside it.
+    """The rates that follow from the bars.
+
+    A call of a model takes as long for one bet as for a hundred, so there is one for all; a bet's
+    rate has the same bits as alone (`game/rates.py`).
     """
     bars = {proof.priced.t: (proof.priced, proof.before) for _, proof in cases if proof.priced}
     volatilities = {t: _volatility(bar, before) for t, (bar, before) in bars.items()}
