@@ -75,14 +75,21 @@ class FakeBets:
             return
         self.listeners[socket] = address
         seq = len(self.events.get(address, []))
-        await socket.send_json({"type": "authenticated", "user_id": user_id(address), "seq": seq})
+        place = {"epoch": self.epoch, "seq": seq}
+        await socket.send_json({"type": "authenticated", "user_id": user_id(address), **place})
 
     async def resume(self, socket: web.WebSocketResponse, said: dict[str, Any]) -> None:
         if self.forgetful or said["epoch"] != self.epoch:
-            await socket.send_json({"type": "reset"})
+            seq = len(self.events.get(self.listeners[socket], []))
+            await socket.send_json({"type": "reset", "epoch": self.epoch, "seq": seq})
             return
         for event in self.events.get(self.listeners[socket], [])[said["seq"] :]:
             await socket.send_json(event)
+
+    def skip(self, count: int) -> None:
+        """So many events that nobody can ask for come first from now on."""
+        for address in set(self.listeners.values()):
+            self.events[address] = [{}] * count
 
     def page(self, address: str, limit: int, cursor: str | None) -> dict[str, Any]:
         """Newest first; a cursor is how many were shown before."""

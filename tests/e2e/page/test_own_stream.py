@@ -118,6 +118,23 @@ async def test_a_reset_reads_bets_and_balance_anew(live_page: Page, site: FakeSi
     assert site.books.calls.count("bets") == reads + 1
 
 
+async def test_after_a_reset_its_epoch_and_number_count(live_page: Page, site: FakeSite) -> None:
+    """It comes unasked too, and names an epoch that this connection was not greeted with."""
+    await known(live_page, site)
+    cell_id = await tap(live_page)
+    await expect_bet(live_page, cell_id, "pending")
+    reads = site.books.calls.count("bets")
+    site.books.epoch = "second"
+    site.books.skip(7)
+    await site.send(type="reset", epoch="second", seq=7)
+    await until(lambda: site.books.calls.count("bets") == reads + 1)
+    await site.books.confirm("bet_0001", RATE)
+    await expect_bet(live_page, cell_id, "confirmed")
+    await cut(live_page, site)
+    await until(lambda: said(site, "resume") == [{"type": "resume", "epoch": "second", "seq": 8}])
+    assert site.books.calls.count("bets") == reads + 1
+
+
 async def test_after_another_epoch_everything_is_read_anew(live_page: Page, site: FakeSite) -> None:
     await known(live_page, site)
     cell_id = await tap(live_page)

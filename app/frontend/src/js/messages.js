@@ -18,10 +18,11 @@
  * @typedef {{type: 'grid'} & GridOffer} GridMessage
  * @typedef {{type: 'status'} & MarketSays} Status
  * @typedef {{type: 'pong', server_time: string}} Pong
- * @typedef {{type: 'authenticated', user_id: string, seq: number}} Authenticated
+ * @typedef {{type: 'authenticated', user_id: string, epoch: string, seq: number}} Authenticated
  * @typedef {{type: 'bet', seq: number, bet: Bet}} BetMessage one's own bet has changed
  * @typedef {{type: 'balance', seq: number, balance: number}} BalanceMessage cents
- * @typedef {{type: 'reset'}} Reset what was missed cannot be told any more: read it anew
+ * @typedef {{type: 'reset', epoch: string, seq: number}} Reset what was missed cannot be told any
+ *   more: read it anew, from this number on
  * @typedef {Authenticated | BetMessage | BalanceMessage | Reset} PersonalMessage
  * @typedef {Hello | Price | GridMessage | Status | Pong | PersonalMessage} Message
  */
@@ -107,7 +108,10 @@ export function parseMessage(text) {
       return { type: 'pong', server_time: String(raw.server_time) };
     case 'authenticated':
       return Number.isSafeInteger(raw.seq)
-        ? { type: 'authenticated', user_id: String(raw.user_id), seq: raw.seq }
+        ? {
+          type: 'authenticated', user_id: String(raw.user_id), epoch: String(raw.epoch),
+          seq: raw.seq,
+        }
         : null;
     case 'bet': {
       const bet = readBet(raw);
@@ -118,7 +122,9 @@ export function parseMessage(text) {
         ? { type: 'balance', seq: raw.seq, balance: raw.balance }
         : null;
     case 'reset':
-      return { type: 'reset' };
+      return Number.isSafeInteger(raw.seq)
+        ? { type: 'reset', epoch: String(raw.epoch), seq: raw.seq }
+        : null;
     default:
       return null;
   }

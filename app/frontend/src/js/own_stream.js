@@ -71,11 +71,15 @@ export class OwnStream {
   /** @param {PersonalMessage} message */
   take(message) {
     if (message.type === 'authenticated') {
+      this.#epoch = message.epoch;
       this.#known = { userId: message.user_id, seq: message.seq };
       this.#begin();
     } else if (!this.#follows) {
       return; // of somebody else, or of nobody any more
     } else if (message.type === 'reset') {
+      this.#epoch = message.epoch;
+      this.#highest = message.seq;
+      this.#balanceSeq = message.seq;
       this.#readAnew();
     } else {
       if (message.type === 'bet') this.#on.bet(message.bet);
@@ -106,6 +110,7 @@ export class OwnStream {
       return;
     }
     this.#send({ type: 'resume', ...this.#place });
+    this.#highest = Math.max(this.#highest, seq);
     this.#catchingUp = this.#place.seq < seq;
     if (this.#catchingUp) {
       this.#timer = setTimeout(() => this.#readAnew(), CAUGHT_UP_WITHIN_MS);
@@ -131,7 +136,6 @@ export class OwnStream {
 
   #readAnew() {
     this.#endCatchingUp();
-    this.#highest = Math.max(this.#highest, this.#known?.seq ?? 0);
     this.#place = { epoch: this.#epoch, seq: this.#highest };
     this.#on.read();
   }
