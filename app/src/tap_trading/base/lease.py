@@ -22,6 +22,11 @@ class Lease:
         self._ttl_ms = ttl_ms
         self._token: int | None = None
 
+    @property
+    def token(self) -> int | None:
+        """What it was last taken with; the next one's is one more."""
+        return self._token
+
     def take(self, connection: apsw.Connection, now_ms: int) -> bool:
         """Take the lease if it is free or expired; whether it is ours now.
 

@@ -34,8 +34,12 @@ _TIMEOUT_S = 2.0
 _LONGEST_PAUSE_S = 2.0
 
 
-def connect(address: Address) -> Redis:
-    """A client with its connection pool; connects when first used."""
+def connect(address: Address, *, retries: int = 2) -> Redis:
+    """A client with its connection pool; connects when first used.
+
+    A command that was not answered is repeated, though it may have been done: `retries=0` is
+    for whoever must not do anything twice.
+    """
     where = (
         {"unix_socket_path": address.path}
         if address.path
@@ -49,7 +53,7 @@ def connect(address: Address) -> Redis:
         socket_timeout=_TIMEOUT_S,
         socket_connect_timeout=_TIMEOUT_S,
         health_check_interval=15,
-        retry=Retry(ExponentialBackoff(cap=0.2, base=0.02), 2),
+        retry=Retry(ExponentialBackoff(cap=0.2, base=0.02), retries),
         retry_on_error=[RedisConnectionError, RedisTimeoutError],
         max_connections=64,
     )

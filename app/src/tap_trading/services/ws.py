@@ -99,19 +99,22 @@ async def build(
         redis = await wiring.open_redis(settings, health, stack)
         watch = PriceWatch(redis, system_clock, history=RECENT_BARS)
         await watch.load_history()
-        hub = Hub(watch, system_clock)
-        watch.on_price, watch.on_offer = hub.on_price, hub.on_offer
         sessions = Sessions(redis, system_clock)
-        traders = Traders(redis, sessions, hub.epoch)
+        traders = Traders(redis, sessions)
+        hub = Hub(watch, system_clock, lambda: traders.epoch)
+        watch.on_price, watch.on_offer = hub.on_price, hub.on_offer
         for work, name in (
             (watch.follow_prices(), "price watch"),
             (watch.follow_offers(), "offer watch"),
             (hub.follow_market(), "market"),
             (sessions.follow(), "revocations"),
             (traders.follow(), "changes"),
+            (traders.reset(), "resets"),
+            (traders.keep(), "presence"),
             (traders.watch_sessions(), "sessions"),
         ):
             await stack.enter_async_context(background.running(work, name, failed))
+        await traders.ready()
 
         health.add("subscription", watch.check)
         health.add("revocations", sessions.check, vital=False)

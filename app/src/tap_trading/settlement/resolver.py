@@ -11,7 +11,7 @@ names the status it comes from, so not even two that both believed it could pay 
 import asyncio
 import time
 from collections import Counter, deque
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
 
@@ -135,6 +135,14 @@ class Resolver:
         self._proved_at = 0
         #: Called with what each transaction has changed, once it is durable.
         self.on_changes: Callable[[Changes], None] = lambda _changes: None
+        #: Called when changes may have become durable without `on_changes` hearing of them.
+        self.on_missed: Callable[[], None] = lambda: None
+        #: Called with the lease's token when this process begins to lead, before any change,
+        #: and awaited when it no longer does, after the last one and before another may.
+        self.on_lead: Callable[[int], None] = lambda _token: None
+        self.on_release: Callable[[int], Awaitable[None]] = _nothing
+        self._transaction: asyncio.Task[Changes] | None = None
+        self._in_doubt = False  # the last transaction failed, but perhaps after its commit
         self._chunk = float(_FIRST)
         self._decided: deque[Confirmed | Void] = deque()
         self._pricings: dict[int, Pricing] = {}
@@ -184,16 +192,24 @@ class Resolver:
         return False
 
     async def release(self) -> None:
-        """Let another process take over at once."""
+        """Let another process take over at once, when the transaction under way has ended and
+        its changes are told. Whoever calls this has ended `run`.
+        """
         if not self._leading:
             return
+        self._lead(leading=False)
+        if self._transaction:
+            await asyncio.wait({self._transaction})
+        if self._in_doubt:
+            self.on_missed()
+        if self._lease.token is not None:
+            await self.on_release(self._lease.token)
 
         def work(connection: apsw.Connection) -> Changes:
             self._lease.release(connection)
             return Changes()
 
         self._forget()
-        self._lead(leading=False)
         try:
             await self._books.handle(work)
         except (StorageUnavailableError, OverloadedError) as error:
@@ -219,6 +235,8 @@ class Resolver:
 
         await self._books.handle(work)
         self._lead(leading=taken)
+        if taken and self._lease.token is not None:
+            self.on_lead(self._lease.token)
         return taken
 
     def _lead(self, *, leading: bool) -> None:
@@ -234,7 +252,9 @@ class Resolver:
         self._column = None
 
     async def _write(self, work: Work) -> Changes:
-        """One transaction, if the lease is still ours."""
+        """One transaction, if the lease is still ours. Raises FencedError when it is not."""
+        if not self._leading:
+            raise FencedError("the lease has been released")
         now = self._clock()
 
         def proved(connection: apsw.Connection) -> Changes:
@@ -242,7 +262,9 @@ class Resolver:
             return work(connection, now)
 
         began = time.perf_counter()
-        changes = await self._books.handle(proved)
+        # Whoever is cancelled here leaves the transaction to its end, and its changes are told.
+        self._transaction = asyncio.create_task(self._transact(proved))
+        changes = await asyncio.shield(self._transaction)
         took = time.perf_counter() - began
         _TRANSACTION.observe(took)
         self._proved_at = now
@@ -251,6 +273,19 @@ class Resolver:
             self._chunk = min(max(wanted, _FEWEST), _MOST)
             for status, count in Counter(bet.status for _, bet in changes.bets).items():
                 _RESOLVED.labels(status).inc(count)
+        return changes
+
+    async def _transact(self, work: Callable[[apsw.Connection], Changes]) -> Changes:
+        """One transaction, and what it has changed told."""
+        try:
+            changes = await self._books.handle(work)
+        except StorageUnavailableError:
+            self._in_doubt = True
+            raise
+        if self._in_doubt:
+            self._in_doubt = False
+            self.on_missed()
+        if changes.bets:
             self.on_changes(changes)
         return changes
 
@@ -452,6 +487,10 @@ class Resolver:
         if closed:
             logger.get().info("column settled", start=start, width=width, void=column.window.void)
         return closed  # else some of its bets wait for their rates
+
+
+async def _nothing(_token: int) -> None:
+    """Nobody is told."""
 
 
 def _cell(bet: OpenBet) -> Cell:

@@ -3,7 +3,7 @@
 import asyncio
 import contextlib
 import secrets
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 
 import orjson
@@ -45,14 +45,14 @@ class _Recent:
 class Hub:
     """The clients of this process, and what they are told of the market."""
 
-    def __init__(self, watch: PriceWatch, clock: Clock) -> None:
+    def __init__(self, watch: PriceWatch, clock: Clock, epoch: Callable[[], str]) -> None:
+        """`epoch` says in which one traders' events are numbered."""
         self._watch = watch
         self._clock = clock
+        self._epoch = epoch
         self._clients: set[Client] = set()
         self._empty = asyncio.Event()
         self._empty.set()
-        #: Names this process's numbering of what traders are told.
-        self.epoch = secrets.token_hex(8)
         self._before: PricePoint | None = None
         self._status = watch.status()
         # Encoded once for all who come.
@@ -89,7 +89,7 @@ class Hub:
             self._recent = _Recent(latest, messages.bars(self._watch.history))
         return messages.encode(
             "hello",
-            epoch=self.epoch,
+            epoch=self._epoch(),
             seq=0,
             server_time=self.server_time(),
             price=self._recent.newest,
