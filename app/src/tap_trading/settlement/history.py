@@ -16,7 +16,7 @@ from tap_trading.ledger.resolving import Changes
 from tap_trading.settlement import changes
 
 #: Events of a trader that can be asked for again.
-KEPT = 200
+KEPT = 100
 #: They are kept for so long after `History.keep` was last called for the trader, in s.
 KEPT_S = 300
 
