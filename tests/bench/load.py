@@ -19,6 +19,21 @@ from typing import cast
 Requests = Iterator[bytes]
 Rate = Callable[[float], float]
 
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """How one request ended."""
+
+    number: int  # in the order of the requests, from 0
+    due: float  # s since the start
+    ms: float  # from then to the answer, or to the loss
+    status: int  # 0: its connection ended without an answer
+    code: str  # of a problem
+    body: bytes
+
+
+Observe = Callable[[Outcome], None]
+
 #: How long after the last request its answer is waited for, in s.
 _PATIENCE_S = 15.0
 #: No use in trying to connect again.
@@ -36,6 +51,8 @@ class Result:
     without_retry_after: int = 0  # 429 and 503 that do not say when to come again
     lost: int = 0  # requests whose connection ended without an answer
     unsent: int = 0  # fell due and found no connection
+    unconnected: int = 0  # attempts to connect that failed
+    began: float = 0.0  # by the monotonic clock, s
     seconds: float = 0.0
     #: When each answered request fell due (s since the start), and its latency in ms.
     answers: list[tuple[float, float, int]] = field(default_factory=list)
@@ -69,6 +86,7 @@ class _Connection(asyncio.Protocol):
     def __init__(self, load: "_Load") -> None:
         self._load = load
         self._transport: asyncio.Transport
+        self._number = 0
         self._due: float | None = None
         self._received = b""
         self._closing = False
@@ -77,8 +95,8 @@ class _Connection(asyncio.Protocol):
         self._transport = cast("asyncio.Transport", transport)
         self._load.ready(self)
 
-    def send(self, request: bytes, due: float) -> None:
-        self._due = due
+    def send(self, request: bytes, number: int, due: float) -> None:
+        self._number, self._due = number, due
         self._transport.write(request)
 
     def data_received(self, data: bytes) -> None:
@@ -95,7 +113,7 @@ class _Connection(asyncio.Protocol):
             return
         self._received = b""
         due, self._due = self._due, None
-        self._load.answered(int(head[9:12]), due or 0.0, head, data[end + 4 :])
+        self._load.answered(self._number, due or 0.0, head, data[end + 4 :])
         if b"connection: close" in head:
             self._closing = True
             self._transport.close()
@@ -103,22 +121,35 @@ class _Connection(asyncio.Protocol):
             self._load.ready(self)
 
     def connection_lost(self, exc: Exception | None) -> None:
-        if self._due is not None:
-            self._load.lost()
+        self._lose()
         self._load.gone(self)
 
     def close(self) -> None:
+        self._lose()
         self._transport.abort()
+
+    def _lose(self) -> None:
+        due, self._due = self._due, None
+        if due is not None:
+            self._load.lost(self._number, due)
 
 
 class _Load:
-    def __init__(self, address: tuple[str, int], requests: Requests, sources: list[str]) -> None:
+    def __init__(
+        self,
+        address: tuple[str, int],
+        requests: Requests,
+        sources: list[str],
+        observe: Observe = lambda _: None,
+    ) -> None:
         self.result = Result()
         self.idle: deque[_Connection] = deque()
         self.under_way = 0
         self.changed = asyncio.Event()
         self.on_ready: Callable[[], None] = lambda: None
         self.requests = requests
+        self._observe = observe
+        self._sent = 0
         self._address = address
         self._sources = sources  # local addresses, "" for any
         self._source_of: dict[_Connection, str] = {}
@@ -131,7 +162,7 @@ class _Load:
             await self._connect(source)
 
     def start(self) -> None:
-        self._began = time.perf_counter()
+        self._began = self.result.began = time.perf_counter()
 
     def now(self) -> float:
         return time.perf_counter() - self._began
@@ -147,6 +178,7 @@ class _Load:
             except OSError as error:
                 if error.errno in _HOPELESS:
                     raise
+                self.result.unconnected += 1
                 await asyncio.sleep(0.05)
             else:
                 self._source_of[connection] = source
@@ -157,28 +189,32 @@ class _Load:
         if request is None:
             return False
         self.under_way += 1
-        connection.send(request, due)
+        connection.send(request, self._sent, due)
+        self._sent += 1
         return True
 
     def ready(self, connection: _Connection) -> None:
         self.idle.append(connection)
         self.on_ready()
 
-    def answered(self, status: int, due: float, head: bytes, body: bytes) -> None:
+    def answered(self, number: int, due: float, head: bytes, body: bytes) -> None:
         self.under_way -= 1
-        result = self.result
-        result.answers.append((due, (self.now() - due) * 1000, status))
+        result, status, code = self.result, int(head[9:12]), ""
+        ms = (self.now() - due) * 1000
+        result.answers.append((due, ms, status))
         result.statuses[status] += 1
         if status >= 400:
             code = body.partition(b'"code":"')[2].partition(b'"')[0].decode()
             result.codes[code] += 1
             if status in (429, 503) and b"retry-after:" not in head:
                 result.without_retry_after += 1
+        self._observe(Outcome(number, due, ms, status, code, body))
         self.changed.set()
 
-    def lost(self) -> None:
+    def lost(self, number: int, due: float) -> None:
         self.under_way -= 1
         self.result.lost += 1
+        self._observe(Outcome(number, due, (self.now() - due) * 1000, 0, "", b""))
         self.changed.set()
 
     def gone(self, connection: _Connection) -> None:
@@ -198,7 +234,6 @@ class _Load:
                 await asyncio.wait_for(self.changed.wait(), 0.5)
             except TimeoutError:
                 continue
-        self.result.lost += self.under_way
         self.result.seconds = self.now()
         self._over = True
         for connection in list(self._source_of):
@@ -244,12 +279,14 @@ async def open_loop(
     rate: Rate,
     seconds: float,
     sources: list[str],
-    cpu: Callable[[], float],
+    cpu: Callable[[], float] = float,
+    observe: Observe = lambda _: None,
+    stop: asyncio.Event | None = None,
 ) -> Result:
-    """Send for so long, `rate(t)` requests a second at second `t`; `cpu` tells the CPU time
-    (s) that the server has used.
+    """Send for so long, or until `stop`, `rate(t)` requests a second at second `t`; `cpu` tells
+    the CPU time (s) that the server has used, and `observe` is told how each request ended.
     """
-    load = _Load(address, requests, sources)
+    load = _Load(address, requests, sources, observe)
     await load.connect()
     due: deque[float] = deque()
 
@@ -263,7 +300,7 @@ async def open_loop(
     used, own = cpu(), time.process_time()
     load.start()
     at = 0.0
-    while (now := load.now()) < seconds:
+    while (now := load.now()) < seconds and not (stop and stop.is_set()):
         while at <= now:
             if len(due) < _MOST_DUE:
                 due.append(at)

@@ -10,27 +10,10 @@ for 5 s and returns.
 
 import argparse
 import json
-import subprocess
-import sys
-from pathlib import Path
 
-HERE = Path(__file__).parent
-VM = HERE.parent.parent / "scripts" / "vm.sh"
-FOLDER = "/run/tap-bench"
-PYTHON = "/opt/app/current/venv/bin/python"
+from bench.machine import LoadMachine
 
-
-def on_machine(machine: str, command: str, stdin: bytes = b"") -> str:
-    """Run a command there as root. Ends this program when it fails."""
-    done = subprocess.run(
-        [VM, "ssh", machine, "sudo", "sh", "-c", f"'{command}'"],
-        input=stdin,
-        capture_output=True,
-        check=False,
-    )
-    if done.returncode:
-        sys.exit(f"vm_bets: {done.stderr.decode()[-2000:]}{done.stdout.decode()[-2000:]}")
-    return done.stdout.decode()
+MODULES = ("bettors", "load", "on_machine", "site")
 
 
 def main() -> None:
@@ -42,17 +25,13 @@ def main() -> None:
     parser.add_argument("--seconds", type=int, default=60)
     parser.add_argument("--wallets", type=int, default=2500)
     args = parser.parse_args()
-    on_machine(args.machine, f"install -d -o app -g app {FOLDER}")
-    for name in ("load.py", "on_machine.py"):
-        on_machine(args.machine, f"cat > {FOLDER}/{name}", (HERE / name).read_bytes())
+    machine = LoadMachine(args.machine)
+    machine.bring(MODULES)
     words = f"{args.shape} {args.rate} {args.seconds} {args.wallets}"
-    printed = on_machine(
-        args.machine,
-        f"ulimit -n 20000; cd {FOLDER} && setpriv --reuid app --regid app --groups app,redis"
-        f" timeout {args.seconds + 120} {PYTHON} on_machine.py {words}",
-    )
+    command = machine.command("bench.on_machine", words, limit_s=args.seconds + 120)
+    printed = machine.run(command, timeout=args.seconds + 180)
     print(json.dumps(json.loads(printed.splitlines()[-1]), indent=1))
-    print(on_machine(args.machine, "tap audit").strip())
+    print(machine.run("tap audit").strip())
 
 
 if __name__ == "__main__":

@@ -1,0 +1,36 @@
+"""A local machine that loads itself: the modules of a load go there, and run there as the app."""
+
+from pathlib import Path
+
+from e2e.site.machine import Machine
+
+HERE = Path(__file__).parent
+#: In memory, so that a reboot takes it away.
+FOLDER = "/run/tap-bench"
+#: More than a client and its connection for each wallet.
+_OPEN_FILES = 20_000
+#: After its time a load gets so many seconds to end by itself, then it is killed.
+_KILLED_AFTER_S = 10
+
+
+class LoadMachine(Machine):
+    """The machine of this name in scripts/vm.sh, with a site that is deployed."""
+
+    def bring(self, modules: tuple[str, ...]) -> None:
+        """Copy these modules of this folder there."""
+        self.run(f"install -d -o app -g app {FOLDER} {FOLDER}/bench")
+        for name in ("__init__", *modules):
+            source = (HERE / f"{name}.py").read_text()
+            self.run(f"cat > {FOLDER}/bench/{name}.py", stdin=source)
+
+    @staticmethod
+    def command(module: str, words: str, *, limit_s: float) -> str:
+        """The shell command that runs a module there, for so long at most."""
+        # Resolved now: a deploy moves the link, and what is imported later would be of another
+        # release than what was imported before.
+        python = "$(readlink -f /opt/app/current)/venv/bin/python"
+        return (
+            f"ulimit -n {_OPEN_FILES}; cd {FOLDER} &&"
+            " exec setpriv --reuid app --regid app --groups app,redis"
+            f" timeout --kill-after {_KILLED_AFTER_S} {limit_s:g} {python} -m {module} {words}"
+        )
