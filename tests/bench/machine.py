@@ -1,6 +1,9 @@
 """A local machine that loads itself: the modules of a load go there, and run there as the app."""
 
+import shlex
+import subprocess
 from pathlib import Path
+from typing import IO
 
 from e2e.site.machine import Machine
 
@@ -22,6 +25,18 @@ class LoadMachine(Machine):
         for name in ("__init__", *modules):
             source = (HERE / f"{name}.py").read_text()
             self.run(f"cat > {FOLDER}/bench/{name}.py", stdin=source)
+
+    def begin(self, command: str, errors: IO[str]) -> subprocess.Popen[str]:
+        """Run a shell command there that is talked with, over a login of its own: a connection
+        that others share may be hung up.
+        """
+        return subprocess.Popen(
+            ["ssh", "-F", self.ssh_config, self.name, f"sudo sh -c {shlex.quote(command)}"],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=errors,
+            text=True,
+        )
 
     @staticmethod
     def command(module: str, words: str, *, limit_s: float) -> str:

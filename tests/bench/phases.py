@@ -1,0 +1,127 @@
+"""What a load saw, by the phases that its controller named.
+
+Times are of the monotonic clock in s, latencies in ms, stamps of bars in Unix ms.
+"""
+
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from itertools import pairwise
+from typing import Any
+
+from bench.load import percentile
+
+#: Refused by the market alone: between the offer that a bet was chosen from and its arrival the
+#: column has closed, or the price has moved away from the cell. Anything else that is no 202
+#: is a failed request.
+MARKET_REFUSALS = frozenset({"cell_closed", "unknown_cell"})
+ACCEPTED = 202
+#: So many failures are told in full.
+_TOLD = 10
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """A request: when it fell due and how it ended."""
+
+    due: float
+    ms: float
+    status: int  # 0: no answer
+    why: str = ""  # the code of a problem, or what went wrong
+
+    @property
+    def refused(self) -> bool:
+        """Whether the market alone was against it."""
+        return self.why in MARKET_REFUSALS
+
+    @property
+    def failed(self) -> bool:
+        """Whether the site did not do what it has to."""
+        return self.status != ACCEPTED and not self.refused
+
+
+@dataclass(slots=True)
+class Phases:
+    """Named spans of time, each until the next begins."""
+
+    begun: list[tuple[float, str]] = field(default_factory=list)
+
+    def begin(self, name: str, at: float) -> None:
+        """From here on it is another phase."""
+        self.begun.append((at, name))
+
+    def spans(self, end: float) -> list[tuple[str, float, float]]:
+        """Name, beginning and end of each."""
+        ends = [*(at for at, _ in self.begun[1:]), end]
+        return [(name, at, until) for (at, name), until in zip(self.begun, ends, strict=True)]
+
+    def at(self, moment: float) -> str:
+        """The phase of this moment."""
+        return next((name for at, name in reversed(self.begun) if at <= moment), "")
+
+
+def longest_gap(values: Iterable[float]) -> float:
+    """The longest distance between two neighbours; 0 with fewer than two."""
+    return max((after - before for before, after in pairwise(sorted(values))), default=0.0)
+
+
+def of_requests(asked: Sequence[Asked]) -> dict[str, Any]:
+    """How many, how they ended, and how long those took that were accepted."""
+    ordered = sorted(one.ms for one in asked if one.status == ACCEPTED)
+    return {
+        "requests": len(asked),
+        "accepted": len(ordered),
+        "refused": dict(Counter(one.why for one in asked if one.refused)),
+        "failed": sum(one.failed for one in asked),
+        **{f"p{share}_ms": round(percentile(ordered, share / 100), 1) for share in (50, 95, 99)},
+        "max_ms": round(percentile(ordered, 1.0), 1),
+    }
+
+
+def of_prices(prices: Sequence[tuple[float, int]], begin: float, end: float) -> dict[str, float]:
+    """Gaps in what came between two moments, the one that leads into the span included."""
+    before = [price for price in prices if price[0] < begin][-1:]
+    seen = before + [price for price in prices if begin <= price[0] < end]
+    return {
+        "longest_price_gap_s": round(longest_gap(stamp for _, stamp in seen) / 1000, 1),
+        "longest_silence_s": round(longest_gap(at for at, _ in seen), 2),
+    }
+
+
+def of_sockets(seen: dict[str, Any], end: float) -> dict[str, Any]:
+    """What `bench.sockets` reports, summed up."""
+    absences = seen["absences"]
+    away = [
+        end - absence["at"] if absence["back_s"] is None else absence["back_s"]
+        for absence in absences
+        if absence["how"] != "again"
+    ]
+    traders = seen["traders"]
+    return {
+        "clients": seen["clients"],
+        "signed_in": len(traders),
+        "closed_politely": sum(absence["polite"] for absence in absences),
+        "closed_impolitely": sum(not absence["polite"] for absence in absences),
+        "codes": dict(Counter(str(absence["code"]) for absence in absences)),
+        "handshakes_refused": len(seen["refused"]),
+        "errors": seen["errors"],
+        "slowest_return_s": round(max(away, default=0.0), 2),
+        "not_back": seen["clients"] - seen["connected"],
+        "returned": dict(Counter(absence["how"] for absence in absences)),
+        "resets": sum(trader["resets"] for trader in traders),
+        "events": sum(trader["told"] for trader in traders),
+        "lost_events": sum(trader["never_told"] for trader in traders),
+        "doubled_events": sum(trader["doubled"] for trader in traders),
+        "disordered_events": sum(trader["disordered"] for trader in traders),
+        "prices": len(seen["prices"]),
+        "price_frames": seen["received"],
+    }
+
+
+def first_failures(failures: Iterable[tuple[float, str]], phases: Phases) -> list[dict[str, Any]]:
+    """The first few: when, counted from the first phase's beginning, and why."""
+    began = phases.begun[0][0]
+    return [
+        {"at_s": round(at - began, 2), "phase": phases.at(at), "why": why}
+        for at, why in sorted(failures)[:_TOLD]
+    ]
