@@ -12,7 +12,7 @@ export PATH := $(CURDIR)/.venv/bin:$(PATH)
 help: ## Explain every target
 	@echo "BTC tap trading. From nothing to a running site: make up. Every test: make test."
 	@echo
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 # The environment of tools: remade whenever the lock changes.
 .venv/.locked: requirements-dev.txt
@@ -86,6 +86,10 @@ test-long: .venv/.locked ## The fault tests at length: hundreds of kills, thousa
 bench: .venv/.locked ## Benchmarks, as ratios to a baseline taken in the same run
 	@scripts/prerequisites.sh redis
 	@PYTHONPATH=app/src:tests $(PYTHON) -m bench
+
+.PHONY: bench-deploy
+bench-deploy: .venv/.locked ## Deploy and roll back the local VM under load, beside the limits for it
+	@PYTHONPATH=app/src:tests $(PYTHON) -m bench.deploys
 
 .PHONY: fairness
 fairness: .venv/.locked ## Whether the rates are fair, on FILES="a.csv b.csv" too: words and pictures

@@ -3,6 +3,8 @@
 Times are of the monotonic clock in s, latencies in ms, stamps of bars in Unix ms.
 """
 
+import math
+import time
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
@@ -16,7 +18,7 @@ from bench.load import percentile
 #: is a failed request.
 MARKET_REFUSALS = frozenset({"cell_closed", "unknown_cell"})
 ACCEPTED = 202
-#: So many failures are told in full.
+#: So many kinds of failures are told.
 _TOLD = 10
 
 
@@ -47,8 +49,9 @@ class Phases:
     begun: list[tuple[float, str]] = field(default_factory=list)
 
     def begin(self, name: str, at: float) -> None:
-        """From here on it is another phase."""
-        self.begun.append((at, name))
+        """From here on it is another phase; one whose name there was gets a number."""
+        before = sum(named.partition(" #")[0] == name for _, named in self.begun)
+        self.begun.append((at, f"{name} #{before + 1}" if before else name))
 
     def spans(self, end: float) -> list[tuple[str, float, float]]:
         """Name, beginning and end of each."""
@@ -88,24 +91,33 @@ def of_prices(prices: Sequence[tuple[float, int]], begin: float, end: float) -> 
     }
 
 
-def of_sockets(seen: dict[str, Any], end: float) -> dict[str, Any]:
-    """What `bench.sockets` reports, summed up."""
-    absences = seen["absences"]
+def of_returns(absences: Sequence[dict[str, Any]], begin: float, end: float) -> dict[str, Any]:
+    """Connections that ended between two moments, and how long their clients were away."""
+    ended = [absence for absence in absences if begin <= absence["at"] < end]
+    now = time.monotonic()
     away = [
-        end - absence["at"] if absence["back_s"] is None else absence["back_s"]
-        for absence in absences
+        now - absence["at"] if absence["back_s"] is None else absence["back_s"]
+        for absence in ended
         if absence["how"] != "again"
     ]
+    return {
+        "closed_politely": sum(absence["polite"] for absence in ended),
+        "closed_impolitely": sum(not absence["polite"] for absence in ended),
+        "slowest_return_s": round(max(away, default=0.0), 2),
+    }
+
+
+def of_sockets(seen: dict[str, Any]) -> dict[str, Any]:
+    """What `bench.sockets` reports, summed up."""
+    absences = seen["absences"]
     traders = seen["traders"]
     return {
         "clients": seen["clients"],
         "signed_in": len(traders),
-        "closed_politely": sum(absence["polite"] for absence in absences),
-        "closed_impolitely": sum(not absence["polite"] for absence in absences),
+        **of_returns(absences, 0.0, math.inf),
         "codes": dict(Counter(str(absence["code"]) for absence in absences)),
         "handshakes_refused": len(seen["refused"]),
         "errors": seen["errors"],
-        "slowest_return_s": round(max(away, default=0.0), 2),
         "not_back": seen["clients"] - seen["connected"],
         "returned": dict(Counter(absence["how"] for absence in absences)),
         "resets": sum(trader["resets"] for trader in traders),
@@ -118,10 +130,19 @@ def of_sockets(seen: dict[str, Any], end: float) -> dict[str, Any]:
     }
 
 
-def first_failures(failures: Iterable[tuple[float, str]], phases: Phases) -> list[dict[str, Any]]:
-    """The first few: when, counted from the first phase's beginning, and why."""
+def of_failures(failures: Iterable[tuple[float, str]], phases: Phases) -> list[dict[str, Any]]:
+    """The first few kinds: why, how many, and when, counted from the first phase's beginning."""
     began = phases.begun[0][0]
+    times: dict[str, list[float]] = {}
+    for at, why in sorted(failures):
+        times.setdefault(why, []).append(at)
     return [
-        {"at_s": round(at - began, 2), "phase": phases.at(at), "why": why}
-        for at, why in sorted(failures)[:_TOLD]
+        {
+            "why": why,
+            "number": len(found),
+            "first_s": round(found[0] - began, 2),
+            "last_s": round(found[-1] - began, 2),
+            "phase": phases.at(found[0]),
+        }
+        for why, found in list(times.items())[:_TOLD]
     ]

@@ -8,10 +8,12 @@ begins a phase of that name; `stop`, or the end of the input, ends the load, as 
 """
 
 import asyncio
+import os
 import sys
 import time
 from asyncio import subprocess
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import orjson
@@ -29,9 +31,9 @@ _BETS_APART_S = 2
 _TRADERS = 300
 _WARM_UP_S = 5.0
 #: After the last answer events still come for so long, in s.
-_AFTERWARDS_S = 3.0
-#: A bet is heard of within this time, in s: it is confirmed by then.
-_HEARD_S = 10.0
+_AFTERWARDS_S = 5.0
+#: A bet is priced within this time, in s, however long the resolver is away.
+_PRICED_S = 30.0
 #: An answer of Nginx, or none at all, does not say whether there is a bet.
 _UNSURE = frozenset({0, 500, 502, 504})
 
@@ -58,40 +60,58 @@ class Ledger:
 
     def compare(self, bets: Bets) -> dict[str, Any]:
         """With the database: each accepted bet is there once, and no other."""
-        connection = open_reader(DATABASE)
-        rows = connection.execute(
-            "SELECT idempotency_key, id FROM bets WHERE idempotency_key >= ? AND"
-            " idempotency_key < ?",
-            (bets.run, f"{bets.run}~"),
-        ).fetchall()
-        connection.close()
-        stored = sorted(rows)
+        rows = stored(bets)
         wanted = sorted((bets.key(number), bet_id) for number, bet_id in self.accepted.items())
         unsure = {bets.key(number) for number in self.unsure}
-        there, expected = set(stored), set(wanted)
+        there, expected = set(rows), set(wanted)
         return {
-            "bets": len(stored),
+            "bets": len(rows),
             "accepted_not_there": len(expected - there),
             "there_not_accepted": sum(key not in unsure for key, _ in there - expected),
-            "twice": len(stored) - len({key for key, _ in stored}),
+            "twice": len(rows) - len({key for key, _ in rows}),
             "one_id_for_two": len(wanted) - len({bet_id for _, bet_id in wanted}),
             "unsure": len(unsure),
-            "unsure_there": sum(key in unsure for key, _ in stored),
+            "unsure_there": sum(key in unsure for key, _ in rows),
         }
 
-    def never_heard_of(self, bets: Bets, traders: list[dict[str, Any]], until: float) -> int:
-        """Accepted bets whose traders' streams never told of them, though they were there to
-        hear it and did not load everything anew.
+    def never_heard_of(self, bets: Bets, traders: list[dict[str, Any]], priced: set[str]) -> int:
+        """Bets that were `priced` and whose traders' streams never told of them, though nobody
+        bade them load everything anew.
         """
         heard = [set(trader["bets"]) for trader in traders]
         silent = 0
         for number, bet_id in self.accepted.items():
             wallet, at = bets.wallet(number), self.answered_at[number]
-            if wallet < len(traders) and at < until - _HEARD_S and bet_id not in heard[wallet]:
+            if wallet < len(traders) and bet_id in priced and bet_id not in heard[wallet]:
                 silent += not any(
-                    begin <= at + _HEARD_S and at <= end for begin, end in traders[wallet]["unsure"]
+                    begin <= at + _PRICED_S and at <= end
+                    for begin, end in traders[wallet]["unsure"]
                 )
         return silent
+
+
+def priced(bets: Bets) -> set[str]:
+    """The bets of the load that are pending no more: their traders are to be told."""
+    return {bet_id for _, bet_id in stored(bets, "status <> 'pending'")}
+
+
+def stored(bets: Bets, which: str = "1") -> list[tuple[str, str]]:
+    """Key and id of the load's bets in the database."""
+    connection = open_reader(DATABASE)
+    rows = connection.execute(
+        f"SELECT idempotency_key, id FROM bets WHERE {which}"
+        " AND idempotency_key >= ? AND idempotency_key < ?",
+        (bets.run, f"{bets.run}~"),
+    ).fetchall()
+    connection.close()
+    return rows
+
+
+def busy_s() -> float:
+    """CPU time that the machine's cores have worked since they started."""
+    fields = Path("/proc/stat").read_text().splitlines()[0].split()[1:]
+    user, nice, system, _idle, _waiting, *others = map(int, fields)
+    return (user + nice + system + sum(others[:3])) / os.sysconf("SC_CLK_TCK")
 
 
 class Crowd:
@@ -159,6 +179,7 @@ async def main() -> None:
         await obey(begun, stop)
 
     obeying = asyncio.create_task(warm_up())
+    busy = busy_s()
     result = await open_loop(
         NGINX,
         bets.requests(),
@@ -170,6 +191,8 @@ async def main() -> None:
     )
     following.cancel()
     ended = result.began + result.seconds
+    busy = busy_s() - busy
+    to_be_told = await asyncio.to_thread(priced, bets)
     await asyncio.sleep(_AFTERWARDS_S)
     seen = await crowd.end()
     obeying.cancel()
@@ -188,26 +211,32 @@ async def main() -> None:
         "unconnected": result.unconnected,
         "markets_asked": offer.asked,
         "markets_failed": len(offer.failures),
-        "first_failures": phases.first_failures(failures, begun),
+        "failures": phases.of_failures(failures, begun),
         "phases": {
             name: {
                 "seconds": round(until - since, 1),
                 **phases.of_requests([one for one in asked if since <= one.due < until]),
                 **phases.of_prices(seen["prices"], since, until),
+                **phases.of_returns(seen["absences"], since, until),
             }
             for name, since, until in begun.spans(ended)
         },
         "sockets": {
-            **phases.of_sockets(seen, time.monotonic()),
+            **phases.of_sockets(seen),
             **phases.of_prices(seen["prices"], begun.begun[0][0], ended),
             "longest_gap_with_greetings_s": phases.longest_gap(
                 {stamp for _, stamp in seen["prices"]} | set(seen["greeted"])
             )
             / 1000,
-            "bets_never_heard_of": ledger.never_heard_of(bets, seen["traders"], ended),
+            "bets_never_heard_of": ledger.never_heard_of(bets, seen["traders"], to_be_told),
         },
         "books": ledger.compare(bets),
-        "cost": {"bets_core": round(result.own_cpu, 2), "sockets_core": round(seen["core"], 2)},
+        "cost": {
+            "bets_core": round(result.own_cpu, 2),
+            "sockets_core": round(seen["core"], 2),
+            "cores_busy": round(busy / (time.monotonic() - _AFTERWARDS_S - result.began), 2),
+            "cores": os.cpu_count(),
+        },
     }
     print(orjson.dumps(report).decode(), flush=True)
 

@@ -8,12 +8,12 @@ through all of it, and whether any of them could tell.
     assert not broken(load.report)
 
     PYTHONPATH=tests python -m bench.under_load [--machine tap-vm] [--rate 500] [--sockets 1000]
-        [--seconds 10] [--run 'systemctl restart tap-trading-api'] [--times 1]
+        [--seconds 10] [--run 'systemctl restart tap-trading-api'] …
 
 The load runs on the machine itself, on loopback, within every production limit (see
 `bench.site_load`, and `bench.phases` for what counts as a failed request). It ends by itself
-when this side dies. The command runs the words of --run there as root, as often as --times
-says, and prints the report; exit code 1 when something was lost.
+when this side dies. The command runs the words of each --run there as root, and prints the
+report; exit code 1 when something was lost.
 """
 
 import argparse
@@ -148,15 +148,14 @@ def main() -> None:
     parser.add_argument("--machine", default="tap-vm")
     parser.add_argument("--rate", type=int, default=500)
     parser.add_argument("--sockets", type=int, default=1000)
-    parser.add_argument("--seconds", type=int, default=10, help="before, and after")
-    parser.add_argument("--run", metavar="COMMAND", default="")
-    parser.add_argument("--times", type=int, default=1)
+    parser.add_argument("--seconds", type=int, default=10, help="before, and after each command")
+    parser.add_argument("--run", metavar="COMMAND", action="append", default=[])
     args = parser.parse_args()
     with load_on(args.machine, rate=args.rate, sockets=args.sockets) as load:
         time.sleep(args.seconds)
-        for _ in range(args.times if args.run else 0):
-            load.mark("during")
-            LoadMachine(args.machine).run(args.run)
+        for command in args.run:
+            load.mark(command)
+            LoadMachine(args.machine).run(command)
             time.sleep(args.seconds)
         load.mark("after")
         time.sleep(args.seconds)
