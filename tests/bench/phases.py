@@ -95,15 +95,16 @@ def of_returns(absences: Sequence[dict[str, Any]], begin: float, end: float) -> 
     """Connections that ended between two moments, and how long their clients were away."""
     ended = [absence for absence in absences if begin <= absence["at"] < end]
     now = time.monotonic()
-    away = [
+    away = sorted(
         now - absence["at"] if absence["back_s"] is None else absence["back_s"]
         for absence in ended
         if absence["how"] != "again"
-    ]
+    )
     return {
         "closed_politely": sum(absence["polite"] for absence in ended),
         "closed_impolitely": sum(not absence["polite"] for absence in ended),
-        "slowest_return_s": round(max(away, default=0.0), 2),
+        "median_return_s": round(percentile(away, 0.5), 2),
+        "slowest_return_s": round(percentile(away, 1.0), 2),
     }
 
 

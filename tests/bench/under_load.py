@@ -61,7 +61,7 @@ class Load:
 
     def mark(self, phase: str) -> None:
         """From now on it is this phase; the first one is called `before`."""
-        self._say(f"mark {phase}")
+        self._say(f"mark {' '.join(phase.split())}")  # one line
 
     def end(self) -> str:
         """Stop it; the line that it reports with."""
@@ -155,7 +155,8 @@ def main() -> None:
         time.sleep(args.seconds)
         for command in args.run:
             load.mark(command)
-            LoadMachine(args.machine).run(command)
+            said = LoadMachine(args.machine).run(command)
+            print(said, end="", file=sys.stderr)
             time.sleep(args.seconds)
         load.mark("after")
         time.sleep(args.seconds)
