@@ -120,7 +120,7 @@ def of_sockets(seen: dict[str, Any]) -> dict[str, Any]:
         "handshakes_refused": len(seen["refused"]),
         "errors": seen["errors"],
         "not_back": seen["clients"] - seen["connected"],
-        "returned": dict(Counter(absence["how"] for absence in absences)),
+        "returned": _by_way(absences),
         "resets": sum(trader["resets"] for trader in traders),
         "events": sum(trader["told"] for trader in traders),
         "lost_events": sum(trader["never_told"] for trader in traders),
@@ -128,6 +128,18 @@ def of_sockets(seen: dict[str, Any]) -> dict[str, Any]:
         "disordered_events": sum(trader["disordered"] for trader in traders),
         "prices": len(seen["prices"]),
         "price_frames": seen["received"],
+    }
+
+
+def _by_way(absences: Sequence[dict[str, Any]]) -> dict[str, dict[str, float]]:
+    """How many came back by which answer, and the slowest of them."""
+    times: dict[str, list[float]] = {}
+    for absence in absences:
+        if absence["back_s"] is not None:
+            times.setdefault(absence["how"], []).append(absence["back_s"])
+    return {
+        how: {"number": len(found), "slowest_s": round(max(found), 2)}
+        for how, found in times.items()
     }
 
 

@@ -104,7 +104,7 @@ def stored(bets: Bets, which: str = "1") -> list[tuple[str, str]]:
         (bets.run, f"{bets.run}~"),
     ).fetchall()
     connection.close()
-    return rows
+    return [(str(key), str(bet_id)) for key, bet_id in rows]
 
 
 def busy_s() -> float:
