@@ -10,8 +10,8 @@ from bench.settlement import settlement
 
 
 async def main() -> None:
-    """Every benchmark of this host; `bench.frame_latency` and `bench.vm_bets` measure a
-    provisioned site.
+    """Every benchmark of this host; `bench.frame_latency`, `bench.vm_bets`, `bench.under_load`
+    and `bench.deploys` measure a provisioned site.
     """
     await bets()
     await fan_out()

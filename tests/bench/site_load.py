@@ -206,7 +206,7 @@ async def main() -> None:
     total = phases.of_requests(asked)
     report = {
         **total,
-        "failed": total["failed"] + len(offer.failures) + result.unsent + result.unconnected,
+        "failed": total["failed"] + len(offer.failures) + result.unsent,
         "unsent": result.unsent,
         "unconnected": result.unconnected,
         "markets_asked": offer.asked,

@@ -129,6 +129,7 @@ def broken(report: dict[str, Any]) -> list[str]:
     sockets = report["sockets"]
     wrong = {
         "requests failed": report["failed"],
+        "attempts to connect failed": report["unconnected"],
         "events of traders were lost": sockets["lost_events"],
         "events of traders came twice": sockets["doubled_events"],
         "accepted bets were never heard of": sockets["bets_never_heard_of"],
