@@ -10,13 +10,14 @@ from tests.integration.conftest import Serve
 
 import live_market
 from live_market import offer, publish_offer, publish_price
+from tap_trading.base import background
 from tap_trading.base.clock import system_clock
 from tap_trading.base.redis import Redis
 from tap_trading.market.offer import OFFER_KEY, Offer
 from tap_trading.market.point import HISTORY_KEY, PricePoint
 from tap_trading.market.state import MarketState
 from tap_trading.services import ws
-from tap_trading.stream.client import Client, CloseCode
+from tap_trading.stream.client import Client, CloseCode, framed
 
 
 async def until(socket: ClientWebSocketResponse, kind: str) -> dict[str, Any]:
@@ -296,3 +297,59 @@ async def test_what_waits_for_a_client_is_bounded() -> None:
     assert client.closed_with is None
     client.send(b"one too many")
     assert client.closed_with == CloseCode.TOO_SLOW
+
+
+@pytest.mark.parametrize(
+    ("size", "head"),
+    [
+        (0, b"\x81\x00"),
+        (125, b"\x81\x7d"),
+        (126, b"\x81\x7e\x00\x7e"),
+        (65_535, b"\x81\x7e\xff\xff"),
+        (65_536, b"\x81\x7f\x00\x00\x00\x00\x00\x01\x00\x00"),
+    ],
+)
+def test_a_frame_says_how_long_it_is(size: int, head: bytes) -> None:
+    """RFC 6455, section 5.2: final, text, not masked."""
+    assert framed(b"x" * size) == head + b"x" * size
+
+
+class Socket:
+    """A transport that takes what it is given, `unsent` bytes of which are on their way still."""
+
+    def __init__(self) -> None:
+        self.written: list[bytes] = []
+        self.unsent = 0
+
+    def write(self, data: bytes) -> None:
+        self.written.append(data)
+
+    def get_write_buffer_size(self) -> int:
+        return self.unsent
+
+    def is_closing(self) -> bool:
+        return False
+
+
+async def test_who_keeps_up_gets_it_at_once_and_in_order() -> None:
+    stuck, socket = Stuck(), Socket()
+    client = Client(stuck, lambda: "now", deaf, socket)  # type: ignore[arg-type] # stand-ins
+    client.offer("price", b"1")
+    client.send(b"2")
+    assert socket.written == [framed(b"1"), framed(b"2")]
+    socket.unsent = 1_000_000
+    client.offer("price", b"3")
+    client.offer("price", b"4")
+    client.send(b"5")
+    socket.unsent = 0
+    client.send(b"6")  # not before those that wait
+    assert len(socket.written) == 2
+    pump = asyncio.create_task(client.pump())
+    stuck.open.set()
+    async with asyncio.timeout(5):
+        while len(stuck.sent) < 3:
+            await asyncio.sleep(0.01)
+    client.send(b"7")
+    assert stuck.sent == [b"5", b"6", b"4"]
+    assert socket.written[2:] == [framed(b"7")]
+    await background.end(pump)

@@ -42,13 +42,16 @@ class StreamRoute:
     async def connect(self, request: web.Request) -> web.StreamResponse:
         """One connection, from upgrade to close."""
         self._check(request)
-        ws = web.WebSocketResponse(heartbeat=_HEARTBEAT_S, max_msg_size=_LARGEST_MESSAGE)
+        # Compressed, a broadcast would cost each client its own compression.
+        ws = web.WebSocketResponse(
+            heartbeat=_HEARTBEAT_S, max_msg_size=_LARGEST_MESSAGE, compress=False
+        )
         ws.headers["X-Request-ID"] = request[http.REQUEST_ID]
         await ws.prepare(request)
         log = logger.get()
         remote = request.headers.get("X-Real-IP", request.remote)
         began = time.monotonic()
-        client = Client(ws, self._hub.server_time, self._traders.hear)
+        client = Client(ws, self._hub.server_time, self._traders.hear, request.transport)
         with self._hub.joined(client):
             log.info("client connected", remote=remote, clients=len(self._hub))
             pump = asyncio.create_task(client.pump())

@@ -1,15 +1,18 @@
 """One connected browser: what waits to be sent to it, and what it may say.
 
-Nothing is buffered without bound. Of prices and grids only the newest waits (a slow
-client skips some); everything else waits in a short queue, and a client whose queue is
-full, or who takes nothing for too long, is closed.
+Nothing is buffered without bound. A client that keeps up gets what there is at once, without
+a task of its own being woken for it: that is nearly all of what fan-out costs. For one that does
+not, of prices and grids only the newest waits (a slow client skips some); everything else waits
+in a short queue, and a client whose queue is full, or who takes nothing for too long, is closed.
 """
 
 import asyncio
 import contextlib
+import struct
 from collections import deque
 from collections.abc import Awaitable, Callable, Mapping
 from enum import IntEnum
+from functools import lru_cache
 from typing import Any
 
 import orjson
@@ -21,6 +24,8 @@ from tap_trading.stream import messages
 SEND_TIMEOUT_S = 15.0
 #: More than all of a trader's results of a column, and what is sent anew after a reconnect.
 _MAX_QUEUED = 512
+#: Bytes that may wait in the socket of a client that still counts as keeping up.
+_KEEPS_UP = 32 * 1024
 _MESSAGES_PER_S = 20.0
 _MESSAGE_BURST = 40.0
 
@@ -33,6 +38,20 @@ class CloseCode(IntEnum):
     TOO_MANY_MESSAGES = 4029  # the client said more than 20 messages a second
 
 
+_SHORT, _MEDIUM = 126, 1 << 16
+
+
+@lru_cache(maxsize=8)
+def framed(text: bytes) -> bytes:
+    """A text message as a frame of RFC 6455; a broadcast is framed once for all clients."""
+    size = len(text)
+    if size < _SHORT:
+        return struct.pack("!BB", 0x81, size) + text
+    if size < _MEDIUM:
+        return struct.pack("!BBH", 0x81, 126, size) + text
+    return struct.pack("!BBQ", 0x81, 127, size) + text
+
+
 #: Answers what a client says about its account: `auth` and `resume`.
 Hear = Callable[["Client", Mapping[str, Any]], Awaitable[None]]
 
@@ -41,9 +60,14 @@ class Client:
     """A WebSocket and its outgoing messages."""
 
     def __init__(
-        self, ws: web.WebSocketResponse, server_time: Callable[[], str], hear: Hear
+        self,
+        ws: web.WebSocketResponse,
+        server_time: Callable[[], str],
+        hear: Hear,
+        transport: asyncio.Transport | None = None,
     ) -> None:
         self._ws = ws
+        self._transport = transport  # None: everything goes by way of the pump
         self._server_time = server_time
         self._hear = hear
         self._queue: deque[bytes] = deque()
@@ -55,16 +79,36 @@ class Client:
 
     def offer(self, kind: str, frame: bytes) -> None:
         """Send `frame` soon; a newer one of its kind replaces it while it waits."""
+        if self._sent_at_once(frame):
+            return
         self._newest[kind] = frame
         self._wake.set()
 
     def send(self, frame: bytes) -> None:
         """Send `frame` for sure, in order, or close a client that does not keep up."""
+        if self._sent_at_once(frame):
+            return
         if len(self._queue) >= _MAX_QUEUED:
             self.closed_with = CloseCode.TOO_SLOW
         else:
             self._queue.append(frame)
         self._wake.set()
+
+    def _sent_at_once(self, frame: bytes) -> bool:
+        """Whether `frame` could go straight to the socket: nothing waits before it."""
+        transport = self._transport
+        if (
+            transport is None
+            or self._queue
+            or self._newest
+            or self.closed_with is not None
+            or self._ws.closed
+            or transport.is_closing()
+            or transport.get_write_buffer_size() > _KEEPS_UP
+        ):
+            return False
+        transport.write(framed(frame))
+        return True
 
     def close_soon(self, code: int) -> None:
         """Close after what waits has been sent."""
