@@ -87,6 +87,10 @@ def set_where() -> dict[str, str]:
             if variables and variables[0].startswith("_"):
                 variables = re.findall(r"\bservices_\w+", private[variables[0]])
             found[name] = f"`{variables[0]}`" if variables else f"fixed: {code(value)}"
+    for line in (role / "templates/service.j2").read_text().splitlines():
+        if match := re.fullmatch(r"Environment=(TAP_[A-Z_]+)=(.*)", line):
+            name, value = match.groups()
+            found[name] = f"the unit: {code(re.sub(r'{{ colour }}', 'blue|green', value))}"
     return found
 
 

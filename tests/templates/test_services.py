@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 import yaml
+from tap_release import colours
 
 from tap_trading.base import config
 from templates.render import ROLES, accepts, evaluate, handles, render
@@ -31,9 +32,10 @@ def units(**overrides: Any) -> dict[str, dict[str, Any]]:
     return {unit["name"]: unit for unit in evaluate("services", "_services_units", **overrides)}
 
 
-def rendered(name: str, kind: str, **overrides: Any) -> str:
+def rendered(name: str, kind: str, colour: str = "blue", **overrides: Any) -> str:
     """The text of a unit."""
-    item = (units(**overrides)[name], kind)
+    unit = units(**overrides)[name]
+    item = (unit, colour) if kind == "service" else {"unit": unit}
     return render("services", f"{kind}.j2", item=item, ansible_managed=MANAGED, **overrides)
 
 
@@ -68,6 +70,8 @@ def test_the_plans_limits(name: str) -> None:
     assert service["CPUQuota"] == ["50%"]
     assert service["MemoryMax"] == ["1G"]
     assert "MemoryLimit" not in service
+    # A deployment takes an idle colour's weight away, and gives it back.
+    assert service["CPUWeight"] == [str(colours.WEIGHTS[name])]
 
 
 def test_it_comes_back_for_ever(name: str) -> None:
@@ -95,11 +99,14 @@ def test_it_is_ordered_but_not_tied_to_redis(name: str) -> None:
 def test_it_runs_the_live_release_as_the_app_user(name: str) -> None:
     unit = unit_file(name, "service")
     assert unit["Service"]["Type"] == ["notify"]
-    assert unit["Service"]["ExecStart"] == [f"/opt/app/current/{name}"]
+    assert unit["Service"]["ExecStart"] == [f"/opt/app/blue/{name}"]
+    assert unit["Service"]["Sockets"] == [f"tap-trading-{name}.socket"]
+    links = {"TAP_LIVE_LINK=/opt/app/current", "TAP_RELEASE_LINK=/opt/app/blue"}
+    assert links <= set(unit["Service"]["Environment"])
     assert unit["Service"]["User"] == ["app"]
     assert unit["Service"]["Group"] == ["app"]
     assert unit["Service"]["EnvironmentFile"] == ["/etc/tap-trading/app.env"]
-    assert unit["Unit"]["ConditionPathExists"] == [f"/opt/app/current/{name}"]
+    assert unit["Unit"]["ConditionPathExists"] == [f"/opt/app/blue/{name}"]
     assert unit["Install"]["WantedBy"] == ["multi-user.target"]
     # A service gets 10 s to end gracefully; systemd waits longer than that.
     assert int(unit["Service"]["TimeoutStopSec"][0]) > 10
@@ -118,7 +125,7 @@ def test_it_writes_to_data_alone_if_at_all(name: str) -> None:
 
 
 def test_its_arithmetic_starts_no_threads(name: str) -> None:
-    assert unit_file(name, "service")["Service"]["Environment"] == ["OPENBLAS_NUM_THREADS=1"]
+    assert "OPENBLAS_NUM_THREADS=1" in unit_file(name, "service")["Service"]["Environment"]
 
 
 def test_it_has_no_network_and_no_rights_of_its_own(name: str) -> None:
@@ -157,11 +164,26 @@ def test_its_socket_is_on_the_machine_only(name: str) -> None:
     assert socket["Socket"]["TriggerLimitIntervalSec"] == ["0"]
 
 
+def test_the_two_colours_share_nothing_but_the_port(name: str) -> None:
+    blue, green = (rendered(name, "service", colour) for colour in ("blue", "green"))
+    assert blue.replace("blue", "green") == green
+    assert blue != green
+    assert unit_file(name, "socket")["Unit"]["ConditionPathExists"] == [
+        f"|/opt/app/blue/{name}",
+        f"|/opt/app/green/{name}",
+    ]
+
+
 def test_every_directive_means_one_thing(name: str) -> None:
     for kind in ("service", "socket"):
         for section, directives in unit_file(name, kind).items():
             twice = {key for key, values in directives.items() if len(values) > 1}
-            assert twice <= {"SystemCallFilter", "ListenStream"}, (kind, section, twice)
+            assert twice <= {
+                "SystemCallFilter",
+                "ListenStream",
+                "Environment",
+                "ConditionPathExists",
+            }, (kind, section, twice)
 
 
 def test_the_environment_file_listens_where_the_sockets_do() -> None:
@@ -186,10 +208,13 @@ def test_overrides_reach_the_units(name: str) -> None:
 @pytest.mark.skipif(not shutil.which("systemd-analyze"), reason="systemd-analyze is not here")
 def test_systemd_finds_nothing_wrong_with_them(tmp_path: Path) -> None:
     texts = {
-        f"tap-trading-{unit}.{kind}": rendered(unit, kind)
+        f"tap-trading-{unit}{suffix}": rendered(unit, suffix.rpartition(".")[2])
         for unit in PORTS
-        for kind in ("service", "socket")
+        for suffix in ("-blue.service", ".service", ".socket")
     }
+    texts["tap-trading-recover.service"] = render(
+        "services", "tap-trading-recover.service.j2", ansible_managed=MANAGED
+    )
     assert not complaints(tmp_path, texts)
 
 

@@ -142,6 +142,18 @@ class Settings(BaseModel):
         description="Where the resolver answers health, version and metrics when systemd hands it "
         "no socket.",
     )
+    live_link: Annotated[Path | None, BeforeValidator(_optional_path)] = Field(
+        None,
+        alias="TAP_LIVE_LINK",
+        description="The link to the live release. A service of another one stands by: it accepts "
+        "no connections, makes no market and settles nothing. Empty: there is only one.",
+    )
+    release_link: Annotated[Path | None, BeforeValidator(_optional_path)] = Field(
+        None,
+        alias="TAP_RELEASE_LINK",
+        description="The link through which this process was started; what it points to at the "
+        "start is the release that it belongs to.",
+    )
     speed_bump_ms: int = Field(
         300,
         alias="TAP_SPEED_BUMP_MS",

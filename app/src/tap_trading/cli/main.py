@@ -43,7 +43,14 @@ def _schema(settings: Settings, _args: argparse.Namespace) -> int:
 
 
 def _backup(settings: Settings, args: argparse.Namespace) -> int:
-    made = backup.back_up(settings.db_path, args.dest, args.keep, datetime.now(UTC))
+    bets = args.database == "bets"
+    made = backup.back_up(
+        settings.db_path if bets else settings.prices_db_path,
+        args.dest,
+        args.keep,
+        datetime.now(UTC),
+        audited=bets,
+    )
     print(f"{made.path} {made.size} bytes, checked; {len(made.removed)} older removed")
     return 0
 
@@ -114,6 +121,7 @@ def _parser() -> argparse.ArgumentParser:
     command.add_argument(
         "--dest", type=Path, default=Path("/data/backups"), help="folder of the copies"
     )
+    command.add_argument("--database", choices=("bets", "prices"), default="bets", help="which one")
     command.add_argument("--keep", type=_count, default=24, help="how many copies to keep")
     add("settings", _settings, "Show every setting as it is in force.")
     add("version", _version, "Show which build this is.")

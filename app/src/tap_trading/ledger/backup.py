@@ -36,9 +36,12 @@ class Backup:
     removed: tuple[Path, ...]  # older copies beyond the number to keep
 
 
-def back_up(database: Path, folder: Path, keep: int, now: datetime) -> Backup:
+def back_up(
+    database: Path, folder: Path, keep: int, now: datetime, *, audited: bool = True
+) -> Backup:
     """Copy `database` to `folder/<name>-<UTC stamp>.db.zst`, and keep the newest `keep`.
 
+    Only a database of bets has books to audit.
     Raises BackupError; a failed attempt leaves nothing behind.
     """
     stamp = now.astimezone(UTC).strftime("%Y%m%dT%H%M%SZ")
@@ -50,6 +53,8 @@ def back_up(database: Path, folder: Path, keep: int, now: datetime) -> Backup:
         with tempfile.TemporaryDirectory(prefix=_SCRATCH, dir=folder) as scratch:
             copy, packed = Path(scratch, "copy.db"), Path(scratch, "copy.db.zst")
             _copy(database, copy)
+            if audited:
+                _audit(database, copy)
             _pack(copy, packed)
             packed.rename(target)
         _sync(folder)
@@ -95,11 +100,17 @@ def _copy(database: Path, copy: Path) -> None:
             verdict = target.pragma("integrity_check")
             if verdict != "ok":
                 raise BackupError(f"the copy of {database} failed its integrity check: {verdict}")
-        with contextlib.closing(open_reader(copy)) as checked:
-            report = audit(checked)
     except (apsw.Error, DatabaseError) as error:
         reason = error if database.exists() else "there is no such database"
         raise BackupError(f"{database}: {reason}") from error
+
+
+def _audit(database: Path, copy: Path) -> None:
+    try:
+        with contextlib.closing(open_reader(copy)) as checked:
+            report = audit(checked)
+    except (apsw.Error, DatabaseError) as error:
+        raise BackupError(f"{database}: {error}") from error
     if not report.clean:
         raise BackupError(
             f"the copy of {database} failed its audit (findings: {report.found}), the first:"

@@ -14,6 +14,7 @@ while the first is written.
 """
 
 import asyncio
+import contextlib
 import contextvars
 import threading
 from collections.abc import Callable, Sequence
@@ -76,6 +77,10 @@ class StorageUnavailableError(Exception):
 
 class OverloadedError(Exception):
     """Nothing was written: too many jobs wait already."""
+
+
+class _NothingKeptError(Exception):
+    """Takes back what a probe wrote."""
 
 
 @dataclass(slots=True)
@@ -189,6 +194,17 @@ class Batcher(Generic[Item, Outcome]):
             connection.execute("UPDATE write_probe SET beats = beats + 1")
 
         await self.run(probe)
+        return "ok"
+
+    async def check_rolled_back(self) -> str:
+        """Readiness check: a write that nothing is kept of. Raises what `run` raises."""
+
+        def probe(connection: apsw.Connection) -> None:
+            connection.execute("CREATE TABLE readiness_probe (beats INTEGER) STRICT")
+            raise _NothingKeptError
+
+        with contextlib.suppress(_NothingKeptError):
+            await self.run(probe)
         return "ok"
 
     # Collecting, on the loop.

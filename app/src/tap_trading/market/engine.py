@@ -17,6 +17,7 @@ from tap_trading.base import logger
 from tap_trading.base.clock import Clock
 from tap_trading.base.db import DatabaseError
 from tap_trading.base.lease import FencedError, Lease
+from tap_trading.base.live import NOTICED_WITHIN_S, Live, always
 from tap_trading.base.metrics import ERRORS
 from tap_trading.game import grid, rates
 from tap_trading.game.grid import Column, Geometry
@@ -43,8 +44,9 @@ _OFFER_MS = 500
 _SECOND_MS = 1000
 #: Without bars (a clock that was set back) the rest goes on at this pace, in s.
 _IDLE_S = 0.5
-#: Who stands by, or is in trouble, tries again after so many seconds.
+#: Who is in trouble tries again after so many seconds; whoever waits for the lease, after so many.
 _AGAIN_S = 0.2
+_TAKEN_S = 0.1
 
 _BARS = Counter("tap_bars_total", "Bars stored.")
 _LATE = Histogram(
@@ -101,8 +103,10 @@ class PriceEngine:
         publisher: Publisher,
         clock: Clock,
         holder: str,
+        live: Live = always,
     ) -> None:
         self._rules = rules
+        self._live = live
         self._maker = maker
         self._run = run
         self._publisher = publisher
@@ -120,13 +124,16 @@ class PriceEngine:
         self._trouble = ""
 
     async def run(self) -> None:
-        """Make the market whenever the lease can be had, for ever."""
+        """Make the market whenever the lease can be had and the release is live, for ever."""
         while True:
             try:
-                if self._leading and self._ready:
+                if not self._live():
+                    await self.release()
+                    await asyncio.sleep(NOTICED_WITHIN_S)
+                elif self._leading and self._ready:
                     await self._store(await self._maker.made(_IDLE_S))
                 elif not await self._begin():
-                    await asyncio.sleep(_AGAIN_S)
+                    await asyncio.sleep(_TAKEN_S)
             except FencedError as error:
                 logger.get().warning("standing by", reason=str(error))
                 self._stand_by()

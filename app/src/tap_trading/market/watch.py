@@ -110,6 +110,15 @@ class PriceWatch:
         await self._offers.check()
         return await self._prices.check()
 
+    async def check_age(self) -> str:
+        """Readiness check: fails when the latest price is older than that of a market that is well."""
+        if self.latest is None:
+            raise RuntimeError("no price yet")
+        age = self._clock() - self.latest.t
+        if not 0 <= age < DEGRADED_AFTER_MS:
+            raise RuntimeError(f"the last price is {age / 1000:.1f} s old")
+        return f"{age} ms"
+
     # Two tasks of their own and no group of them: a cancellation may get lost inside
     # redis-py, and a group never repeats it.
 

@@ -110,6 +110,7 @@ async def _open_books(
     stack.push_async_callback(batcher.close)
     await batcher.open()
     health.add("sqlite", batcher.check)
+    health.add_readiness("write", batcher.check_rolled_back)
     await batcher.check()  # a database that cannot be written keeps the service from starting
 
     async def schema_check() -> str:

@@ -32,7 +32,7 @@ PROBLEM_JSON = "application/problem+json"
 _REQUEST_ID = re.compile(r"req_[A-Za-z0-9_\-]{1,64}")
 
 #: Routes that are asked every few seconds; at debug level only, they would bury the rest.
-_QUIET = frozenset({"/healthz", "/metrics", "/api/healthz"})
+_QUIET = frozenset({"/healthz", "/readyz", "/metrics", "/api/healthz"})
 
 _CODES = {
     400: "malformed",
@@ -202,6 +202,20 @@ async def healthz(request: web.Request) -> web.Response:
     return json_response(report.as_json(), status=200 if report.healthy else 503)
 
 
+async def readyz(request: web.Request) -> web.Response:
+    """200 when a release may take over, as far as this service can tell, else 503.
+
+    The body is that of `/healthz` with the build's `version` and the names of the `failing` checks.
+    """
+    report = await request.app[HEALTH].readiness()
+    body = {
+        **report.as_json(),
+        "version": version.current().version,
+        "failing": report.failing,
+    }
+    return json_response(body, status=503 if report.failing else 200)
+
+
 async def show_version(_request: web.Request) -> web.Response:
     """Which build answers."""
     return json_response(version.current().as_json())
@@ -229,6 +243,7 @@ def application(
     if metrics_dir is not None:
         app[METRICS_DIR] = metrics_dir
     app.router.add_get("/healthz", healthz)
+    app.router.add_get("/readyz", readyz)
     app.router.add_get("/version", show_version)
     app.router.add_get("/metrics", show_metrics)
     return app

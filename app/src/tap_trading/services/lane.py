@@ -99,7 +99,7 @@ class BetLanes:
 
     async def _close(self, _app: web.Application) -> None:
         """Answer the bets under way, each with `Connection: close`, and end the rest."""
-        self.drain()
+        self.drain(draining=True)
         for lane in tuple(self._open):
             lane.end_if_idle()
         if self._open:
@@ -120,16 +120,15 @@ class BetLanes:
         if self.draining and not self._open:
             self._all_closed.set()
 
-    def drain(self) -> None:
-        """From now on each answer is its connection's last."""
-        self.draining = True
+    def drain(self, *, draining: bool) -> None:
+        """Whether from now on each answer is its connection's last."""
+        self.draining = draining
 
-    @staticmethod
-    async def _let_go(request: web.Request, response: web.StreamResponse) -> None:
+    async def _let_go(self, request: web.Request, response: web.StreamResponse) -> None:
         """End a handed over connection after its bet: the client's next one may take the
-        lane again.
+        lane again. While draining, end every one.
         """
-        if request.method == "POST" and request.path == PATH:
+        if self.draining or (request.method == "POST" and request.path == PATH):
             response.force_close()
             response.headers["Connection"] = "close"  # aiohttp has decided on its own by now
 

@@ -16,6 +16,7 @@ from tap_trading.base.config import Settings
 from tap_trading.base.db import DatabaseError, ReaderPool
 from tap_trading.base.errors import StartupError
 from tap_trading.base.health import Health
+from tap_trading.base.live import live_of
 from tap_trading.ledger import queries
 from tap_trading.ledger.batcher import Batcher, OverloadedError, StorageUnavailableError
 from tap_trading.market import price_store, retention
@@ -104,7 +105,13 @@ async def build(
             volatility=models.VOLATILITY,
         )
         engine = PriceEngine(
-            rules, maker, _Running(batcher), publisher, system_clock, secrets.token_hex(8)
+            rules,
+            maker,
+            _Running(batcher),
+            publisher,
+            system_clock,
+            secrets.token_hex(8),
+            live_of(settings.live_link, settings.release_link),
         )
         stack.push_async_callback(engine.release)
         works = [
@@ -126,6 +133,7 @@ async def build(
         health.add("source", maker.check)
         health.add("storing", engine.check)
         health.add("market", engine.market, vital=False)
+        health.add_readiness("write", batcher.check_rolled_back)
         yield http.application(health)
 
 

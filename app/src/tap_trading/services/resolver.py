@@ -13,7 +13,8 @@ from tap_trading.base import background
 from tap_trading.base.clock import system_clock
 from tap_trading.base.config import Settings
 from tap_trading.base.db import ReaderPool
-from tap_trading.base.health import Health
+from tap_trading.base.health import Check, Health
+from tap_trading.base.live import live_of
 from tap_trading.base.migrations import check_schema
 from tap_trading.base.redis import Redis, connect, probe
 from tap_trading.ledger import migrations
@@ -51,6 +52,7 @@ async def build(
             clock=system_clock,
             holder=f"{socket.gethostname()}:{os.getpid()}",
         )
+        resolver.live = live_of(settings.live_link, settings.release_link)
         herald = Herald(History(redis))
         resolver.on_changes, resolver.on_missed = herald.tell, herald.missed
         resolver.on_lead, resolver.on_release = herald.lead, herald.flush
@@ -59,6 +61,8 @@ async def build(
         stack.push_async_callback(resolver.release)
         await stack.enter_async_context(background.running(resolver.run(), "resolver", failed))
         health.add("resolver", resolver.check)
+        health.add_readiness("write", books.check_rolled_back)
+        health.add_readiness("bars", _bars_of(prices))
         yield http.application(health)
 
 
@@ -79,6 +83,15 @@ async def _readers(path: Path, stack: AsyncExitStack) -> ReaderPool:
     stack.push_async_callback(readers.close)
     await readers.open()
     return readers
+
+
+def _bars_of(prices: ReaderPool) -> Check:
+    """Readiness check: the bars can be read."""
+
+    async def check() -> str:
+        return f"final until {await prices.run(price_store.bars_until)}"
+
+    return check
 
 
 def main() -> None:

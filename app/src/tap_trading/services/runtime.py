@@ -1,4 +1,10 @@
-"""The life of a service: settings, sockets, start, ready, and a graceful end within 10 s."""
+"""The life of a service: settings, sockets, start, ready, and a graceful end within 10 s.
+
+A service of the live release accepts what comes to the public sockets. One of another release,
+which waits to take over or has been taken over from, leaves them alone, and turns with the link
+that says which release is live. Both answer on a private socket in the unit's own runtime
+directory, so that a release can prove itself before anybody is sent to it.
+"""
 
 import asyncio
 import errno
@@ -7,17 +13,19 @@ import os
 import signal
 import socket
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import AbstractAsyncContextManager
-from typing import cast
+from pathlib import Path
+from typing import Protocol, cast
 
 import uvloop
 from aiohttp import web
 
-from tap_trading.base import config, logger, systemd, version
+from tap_trading.base import background, config, logger, systemd, version
 from tap_trading.base.config import Address, Settings
 from tap_trading.base.db import DatabaseError
 from tap_trading.base.errors import StartupError
+from tap_trading.base.live import NOTICED_WITHIN_S, Live, live_of
 from tap_trading.base.redis import RedisError
 from tap_trading.ledger.batcher import StorageUnavailableError
 
@@ -32,11 +40,22 @@ _LINGER_S = 0.2
 #: Requests under way get this long to finish, in s; with the rest it stays under 10.
 _FINISH_S = 6.0
 
+#: Where a service answers privately, in the unit's runtime directory.
+PRIVATE_SOCKET = "private.sock"
+
 #: What an application may put in front of aiohttp's server for new connections.
 ProtocolFactory = Callable[[], asyncio.BaseProtocol]
 FRONT: web.AppKey[Callable[[ProtocolFactory], ProtocolFactory]] = web.AppKey("front")
-#: Called when the service begins to stop: from now on answers close their connections.
-DRAIN: web.AppKey[Callable[[], None]] = web.AppKey("drain")
+
+
+class Drain(Protocol):
+    """Says whether answers are to close their connections from now on."""
+
+    def __call__(self, *, draining: bool) -> None: ...
+
+
+#: Called when the public sockets are left alone, or accepted from again.
+DRAIN: web.AppKey[Drain] = web.AppKey("drain")
 #: Opens what the service needs, yields its application, closes everything again. The
 #: future ends the service when something it cannot live without has failed.
 Build = Callable[
@@ -118,25 +137,89 @@ async def _serve_on(
     async with build(settings, failed) as app:
         runner = Runner(app, access_log=None, handle_signals=False, shutdown_timeout=_FINISH_S)
         await runner.setup()
-        sites = [web.SockSite(runner, sock, backlog=_BACKLOG) for sock in sockets]
-        for site in sites:
-            await site.start()
+        await _listen_privately(runner)
+        door = Door(runner, sockets)
+        live = live_of(settings.live_link, settings.release_link)
+        await door.follow_once(live)
         # What stands now stands for good; the collector need not look through it again.
         gc.collect()
         gc.freeze()
         systemd.notify("READY=1")
         log.info("ready", listen=str(sockets[0].getsockname()), version=version.current().version)
         failed.add_done_callback(lambda _: stop.set())
-        await stop.wait()
+        async with background.running(door.follow(live), "public sockets", failed):
+            await stop.wait()
         systemd.notify("STOPPING=1")
         log.info("stopping")
-        for site in sites:
-            await site.stop()
-        if DRAIN in app:
-            app[DRAIN]()
+        await door.close()
         if not failed.done():
             await asyncio.sleep(_LINGER_S)
         await runner.cleanup()
+
+
+def _private_socket() -> Path | None:
+    """Where to answer privately, free to listen on; None without a unit that has a place for it."""
+    if not (folder := os.environ.get("RUNTIME_DIRECTORY")):
+        return None
+    path = Path(folder, PRIVATE_SOCKET)
+    path.unlink(missing_ok=True)  # of a process before, which was killed
+    return path
+
+
+async def _listen_privately(runner: web.AppRunner) -> None:
+    """Answer on the private socket, if there is one. Raises StartupError."""
+    path = _private_socket()
+    if path is None:
+        return
+    try:
+        await web.UnixSite(runner, path).start()
+    except OSError as error:
+        raise StartupError(f"cannot listen on {path}: {error.strerror}") from error
+
+
+class Door:
+    """The public sockets, which two releases may share: the live one accepts from them."""
+
+    def __init__(self, runner: web.AppRunner, sockets: Sequence[socket.socket]) -> None:
+        self._runner = runner
+        self._sockets = sockets
+        self._sites: list[web.SockSite] = []
+
+    async def follow(self, live: Live) -> None:
+        """Open and close with the link, for ever."""
+        while True:
+            await self.follow_once(live)
+            await asyncio.sleep(NOTICED_WITHIN_S)
+
+    async def follow_once(self, live: Live) -> None:
+        """Open or close, if the link was moved."""
+        if live():
+            await self.open()
+        elif self._sites:
+            logger.get().info("another release is live: accepting no more connections")
+            await self.close()
+
+    async def open(self) -> None:
+        """Accept connections from now on."""
+        if self._sites:
+            return
+        # Closing a site closes its socket; these are needed again, should we be live again.
+        sites = [web.SockSite(self._runner, sock.dup(), backlog=_BACKLOG) for sock in self._sockets]
+        for site in sites:
+            await site.start()
+        self._sites = sites
+        self._drain(draining=False)
+
+    async def close(self) -> None:
+        """Accept no more; every connection there is ends with its next answer."""
+        sites, self._sites = self._sites, []
+        for site in sites:
+            await site.stop()
+        self._drain(draining=True)
+
+    def _drain(self, *, draining: bool) -> None:
+        if DRAIN in self._runner.app:
+            self._runner.app[DRAIN](draining=draining)
 
 
 class Runner(web.AppRunner):

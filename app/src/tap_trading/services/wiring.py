@@ -31,10 +31,13 @@ async def open_redis(settings: Settings, health: Health, stack: AsyncExitStack) 
 
 
 def tell_market_state(watch: PriceWatch, health: Health) -> None:
-    """Show the market's state among the checks; a service is well without a price."""
+    """Show the market's state among the checks; a service is well without a price, but to take
+    over it has to hear one.
+    """
 
     async def check() -> str:
         status = watch.status()
         return f"{status.state}: {status.reason}" if status.reason else status.state.value
 
     health.add("price", check, vital=False)
+    health.add_readiness("price_age", watch.check_age)

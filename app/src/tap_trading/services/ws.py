@@ -16,6 +16,7 @@ from tap_trading.base.clock import system_clock
 from tap_trading.base.config import Settings
 from tap_trading.base.errors import ProblemError
 from tap_trading.base.health import Health
+from tap_trading.base.live import live_of
 from tap_trading.market.watch import PriceWatch
 from tap_trading.services import auth, http, runtime, wiring
 from tap_trading.stream.client import Client
@@ -128,8 +129,10 @@ async def build(
         route = StreamRoute(hub, traders, settings.allowed_origins, settings.ws_max_clients)
         app.router.add_get("/ws", route.connect)
 
+        live = live_of(settings.live_link, settings.release_link)
+
         async def say_goodbye(_app: web.Application) -> None:
-            await hub.say_goodbye()
+            await hub.say_goodbye(others_serve=not live())
 
         app.on_shutdown.append(say_goodbye)
         yield app

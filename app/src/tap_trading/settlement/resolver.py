@@ -24,6 +24,7 @@ from tap_trading.base import logger
 from tap_trading.base.clock import Clock
 from tap_trading.base.db import DatabaseError, ReaderPool
 from tap_trading.base.lease import FencedError, Lease
+from tap_trading.base.live import Live, always
 from tap_trading.game import cell as cells
 from tap_trading.game.cell import Cell
 from tap_trading.game.rates import RateModel
@@ -133,6 +134,8 @@ class Resolver:
         self._lease = Lease(LEASE, holder, LEASE_TTL_MS)
         self._leading = False
         self._proved_at = 0
+        #: Whether this process's release is the live one; the other stands by.
+        self.live: Live = always
         #: Called with what each transaction has changed, once it is durable.
         self.on_changes: Callable[[Changes], None] = lambda _changes: None
         #: Called when changes may have become durable without `on_changes` hearing of them.
@@ -178,6 +181,9 @@ class Resolver:
         Raises FencedError or BooksChangedError when somebody else does the same work, and
         DatabaseError, StorageUnavailableError or OverloadedError when it could not be done.
         """
+        if not self.live():
+            await self.release()
+            return False
         if not self._leading:
             return await self._take_over()
         until = await self._prices.run(price_store.bars_until)
@@ -193,7 +199,7 @@ class Resolver:
 
     async def release(self) -> None:
         """Let another process take over at once, when the transaction under way has ended and
-        its changes are told. Whoever calls this has ended `run`.
+        its changes are told. Whoever calls this has ended `run`, or is it.
         """
         if not self._leading:
             return

@@ -25,6 +25,11 @@ _LOOK_EVERY_S = 0.5
 _SPREAD_MS = 2000
 #: The goodbyes may take this long, in s.
 _GOODBYE_S = 3.0
+#: Clients of another live release are sent there one by one, each after so long, all of them within
+#: so long, in s: it greets them as they come, and nobody waits for it. Each spreads a little too.
+_ONE_BY_ONE_S = 0.005
+_ALL_SENT_S = 5.0
+_CALM_SPREAD_MS = 400
 
 _CLIENTS = Gauge("tap_ws_clients", "WebSockets open now.")
 _PRICES = Counter("tap_ws_prices_total", "Prices taken for fan-out.")
@@ -143,13 +148,21 @@ class Hub:
         for client in self._clients:
             client.offer(kind, frame)
 
-    async def say_goodbye(self) -> None:
-        """Tell every client that the service restarts, and close with 1012."""
-        state = self._watch.state()
-        for client in self._clients:
-            wait = secrets.randbelow(_SPREAD_MS)
-            client.send(messages.restart_status(state, wait))
+    async def say_goodbye(self, *, others_serve: bool = False) -> None:
+        """Tell every client that the service restarts, and close with 1012.
+
+        When others serve already they are told one after the other.
+        """
+        clients, state = list(self._clients), self._watch.state()
+        spread_ms = _CALM_SPREAD_MS if others_serve else _SPREAD_MS
+        pause_s = min(_ONE_BY_ONE_S, _ALL_SENT_S / max(len(clients), 1)) if others_serve else 0.0
+        began = asyncio.get_running_loop().time()
+        for number, client in enumerate(clients):
+            client.send(messages.restart_status(state, secrets.randbelow(spread_ms)))
             client.close_soon(CloseCode.RESTART)
+            ahead_s = began + number * pause_s - asyncio.get_running_loop().time()
+            if ahead_s > 0:
+                await asyncio.sleep(ahead_s)
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(_GOODBYE_S):
                 await self._empty.wait()

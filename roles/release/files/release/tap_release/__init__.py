@@ -1,0 +1,1 @@
+"""The release tool: what happens on the machine during a deployment."""
