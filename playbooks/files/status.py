@@ -23,6 +23,10 @@ def main() -> None:
     view = {
         "release": release or "none deployed yet",
         "release before": release_before(),
+        "colours": colours(),
+        "deployment under way": under_way(worries),
+        "lock of deployments": lock(),
+        "schema": schema(worries, deployed),
         "last changes of release": last_changes(),
         "units": units(worries),
         "health": {name: health(name, port, worries, deployed) for name, port in SERVICES.items()},
@@ -50,6 +54,58 @@ def last_changes() -> list[str]:
         return []
 
 
+def colours() -> dict[str, str]:
+    """Which release each colour has; the idle one has none."""
+    live = live_release()
+    shown = {}
+    for colour in ("blue", "green"):
+        link = Path("/opt/app", colour)
+        version = link.resolve().name if link.exists() else None
+        role = "live" if version == live else "not live"
+        shown[colour] = f"{version}, {role}" if version else "idle"
+    return shown
+
+
+def under_way(worries: list[str]) -> str:
+    try:
+        said = json.loads(Path("/opt/app/deployment.json").read_text())
+    except (OSError, ValueError):
+        return "none"
+    alive = subprocess.run(
+        ["/usr/bin/systemctl", "is-active", "--quiet", "tap-trading-deployment.service"],
+        check=False,
+    )
+    if alive.returncode:
+        worries.append("a deployment was cut off: run playbooks/recover.yml")
+    return f"{said.get('what')} of {said.get('version')}, {said.get('stage')}, by {said.get('by')}"
+
+
+def lock() -> str:
+    try:
+        said = json.loads(Path("/opt/app/deployment.lock").read_text())
+    except (OSError, ValueError):
+        return "free"
+    if said.get("expires_at", 0) <= time.time():
+        return "free"
+    return (
+        f"{said.get('who')} since {said.get('since')} ({said.get('what')}), until"
+        f" {said.get('expires')} or playbooks/unlock.yml"
+    )
+
+
+def schema(worries: list[str], deployed: bool) -> str:
+    """The versions of the databases' schemas, as the live release reads them."""
+    if not deployed:
+        return "none yet"
+    asked = subprocess.run(
+        ["/usr/local/sbin/tap", "schema"], capture_output=True, text=True, check=False
+    )
+    if asked.returncode:
+        worries.append(f"the schema cannot be read: {asked.stderr.strip()}")
+        return "unknown"
+    return ", ".join(f"{name} {version}" for name, version in json.loads(asked.stdout).items())
+
+
 def units(worries: list[str]) -> dict[str, str]:
     shown = subprocess.run(
         [
@@ -65,6 +121,7 @@ def units(worries: list[str]) -> dict[str, str]:
         check=True,
     )
     states = {}
+    idle = tuple(f"-{name}.service" for name, what in colours().items() if what == "idle")
     for block in shown.stdout.split("\n\n"):
         unit = dict(line.split("=", 1) for line in block.splitlines() if "=" in line)
         name = unit.get("Id", "")
@@ -73,6 +130,8 @@ def units(worries: list[str]) -> dict[str, str]:
         if unit["LoadState"] == "not-found":
             states[name] = "not installed"
             worries.append(f"{name} is not installed: run playbooks/provision.yml")
+            continue
+        if name.endswith(idle) and unit["ActiveState"] == "inactive":
             continue
         words = [f"{unit['ActiveState']} ({unit['SubState']})"]
         if "NRestarts" in unit:

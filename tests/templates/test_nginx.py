@@ -424,12 +424,15 @@ class TestPage:
         assert headers(block.location("/"))["Cache-Control"] == ["no-cache"]
         assert headers(block.location("=", "/index.html"))["Cache-Control"] == ["no-cache"]
 
-    def test_a_missing_asset_is_missing(self) -> None:
-        assets = server().location("/assets/")
-        assert assets.value("try_files") == "$uri =404"
-        caching, *always = headers(assets)["Cache-Control"]
-        assert "immutable" in caching
-        assert not always, "a 404 must not be kept for a year"
+    def test_an_asset_of_the_page_before_is_still_there_and_a_missing_one_is_missing(self) -> None:
+        assets, before = server().location("/assets/"), server().location("@assets_before")
+        assert assets.value("try_files") == "$uri @assets_before"
+        assert before.value("root") == "/opt/app/previous/frontend/dist"
+        assert before.value("try_files") == "$uri =404"
+        for location in (assets, before):
+            caching, *always = headers(location)["Cache-Control"]
+            assert "immutable" in caching
+            assert not always, "a 404 must not be kept for a year"
 
     def test_before_the_first_deployment(self) -> None:
         block = server()
