@@ -85,7 +85,9 @@ test-long: .venv/.locked ## The fault tests at length: hundreds of kills, thousa
 .PHONY: bench
 bench: .venv/.locked ## Benchmarks, as ratios to a baseline taken in the same run
 	@scripts/prerequisites.sh redis
-	@PYTHONPATH=app/src:tests $(PYTHON) -m bench
+	@mkdir -p reports
+	@PYTHONPATH=app/src:tests $(PYTHON) -m bench >reports/bench.txt || { cat reports/bench.txt; exit 1; }
+	@cat reports/bench.txt
 
 .PHONY: bench-deploy
 bench-deploy: .venv/.locked ## Deploy and roll back the local VM under load, beside the limits for it

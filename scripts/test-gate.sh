@@ -25,6 +25,8 @@ hosted() {
   python scripts/coverage_gate.py reports/coverage.json
   step "faults: kills, power cuts, full disks"
   pytest --quiet tests/faults --junit-xml=reports/faults.xml
+  step "benchmark report: reports/bench.txt"
+  PYTHONPATH=app/src:tests python -m bench bets | tee reports/bench.txt
   step "the page in a browser"
   pytest --quiet tests/e2e/page --junit-xml=reports/page.xml
 }

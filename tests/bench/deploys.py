@@ -3,9 +3,10 @@
     PYTHONPATH=app/src:tests python -m bench.deploys [--machine tap-vm]
         [--inventory inventory/local] [--rate 500] [--sockets 1000]
 
-Two builds are made: the checkout's, and one of the same commit and an empty one after it. The
-first is live when the load begins and again when it has ended. Exit code 1 when a client
-lost anything; a time above its limit is only told, because it is this machine's too.
+Three builds are made: the checkout's, and two of the same commit and empty ones after it. The
+first is live between all steps. They are timed while the site has nothing else to do, and done
+again under load. Exit code 1 when a client lost anything; a time above its limit is only told,
+because it is this machine's too.
 """
 
 import argparse
@@ -16,7 +17,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -31,6 +32,9 @@ KEY = ROOT / ".keys" / "release.key"
 RECORD = "/opt/app/releases.jsonl"
 #: Nothing is done for so long before each step and after the last one, in s.
 QUIET_S = 12.0
+_PAUSE_S = 3.0
+#: The switch is looked at from so long before it until so long after it, in s.
+_BEFORE_S, _AFTER_S = 1.0, 5.0
 #: A step that takes longer has failed, in s.
 _GIVEN_UP_S = 300.0
 
@@ -66,6 +70,10 @@ class Table:
         kept = None if found is None else found <= most
         self.rows.append(Row(what, shown, f"<= {most:g}{unit}", kept))
 
+    def tell(self, what: str, found: str) -> None:
+        """A figure without a limit."""
+        self.rows.append(Row(what, found, "", None))
+
     def __str__(self) -> str:
         words = {True: "ok", False: "NOT KEPT", None: "-"}
         return "\n".join(
@@ -89,20 +97,21 @@ def build(checkout: Path) -> Path:
 
 
 @contextmanager
-def another_build() -> Iterator[Path]:
-    """An artifact of the same commit under another version: there is an empty commit more."""
+def other_builds(number: int) -> Iterator[list[Path]]:
+    """Artifacts of the same commit under other versions: each has an empty commit more."""
     with tempfile.TemporaryDirectory() as scratch:
         clone = Path(scratch, "clone")
-        who = ("-c", "user.name=bench", "-c", "user.email=bench@localhost")
-        for words in (
-            ("clone", "--quiet", ROOT, clone),
-            ("-C", clone, *who, "commit", "--quiet", "--allow-empty", "--message", "Another"),
-        ):
-            subprocess.run(["git", *words], check=True)
+        subprocess.run(["git", "clone", "--quiet", ROOT, clone], check=True)
         # Its wheels are the same.
         (ROOT / ".cache").mkdir(exist_ok=True)
         (clone / ".cache").symlink_to(ROOT / ".cache")
-        yield build(clone)
+        who = ("-c", "user.name=bench", "-c", "user.email=bench@localhost")
+        what = ("commit", "--quiet", "--allow-empty", "--message", "Another")
+        built = []
+        for _ in range(number):
+            subprocess.run(["git", "-C", clone, *who, *what], check=True)
+            built.append(build(clone))
+        yield built
 
 
 def deploy(artifact: Path, inventory: str) -> list[str | Path]:
@@ -133,28 +142,26 @@ def seconds_of(command: list[str | Path]) -> float:
     return time.monotonic() - began
 
 
-def last_switch(machine: LoadMachine) -> float | None:
-    """How long the last switch took by the machine's own record, in s; None: it does not say."""
-    found = json.loads(machine.run(f"tail -n 1 {RECORD}")).get("switch_s")
-    return None if found is None else float(found)
+def last_record(machine: LoadMachine) -> dict[str, Any]:
+    """What the machine has put on record last."""
+    return dict(json.loads(machine.run(f"tail -n 1 {RECORD}")))
 
 
-def measure(
-    machine: LoadMachine,
-    steps: list[Step],
-    after: Callable[[Step, float], None],
-    *,
-    rate: int,
-    sockets: int,
-) -> dict[str, Any]:
+def switched_at(record: dict[str, Any]) -> float:
+    """When the new release went live, Unix s by the machine's clock."""
+    return datetime.fromisoformat(record["switched_at"]).timestamp()
+
+
+def under_load(machine: LoadMachine, steps: list[Step], rate: int, sockets: int) -> dict[str, Any]:
     """Do each step under load, in a phase of its name; the load's report."""
     with load_on(machine.name, rate=rate, sockets=sockets) as load:
         for step in steps:
             time.sleep(QUIET_S)
             load.mark(step.name)
-            taken = seconds_of(step.command)
+            seconds_of(step.command)
+            at = switched_at(last_record(machine))
+            load.look_back(f"{step.name}: the switch", at - _BEFORE_S, at + _AFTER_S)
             load.mark(f"after {step.name}")
-            after(step, taken)
         time.sleep(QUIET_S)
     return load.report
 
@@ -163,9 +170,12 @@ def judge(table: Table, report: dict[str, Any], steps: list[Step]) -> None:
     """Add what the load saw."""
     phases, sockets = report["phases"], report["sockets"]
     before = phases["before"]["p99_ms"]
+    table.tell("bets before: p99", f"{before:g} ms")
     for step in steps:
         most = max(100.0, 2 * before)
-        table.limit(f"{step.name}: p99 of bets", phases[step.name]["p99_ms"], most, " ms")
+        switch = f"{step.name}: the switch"
+        table.limit(f"{step.name}, the switch: p99 of bets", phases[switch]["p99_ms"], most, " ms")
+        table.tell(f"{step.name}, all of it: p99", f"{phases[step.name]['p99_ms']:g} ms")
     table.limit("failed requests", report["failed"], 0, "")
     table.limit("slowest WebSocket back", sockets["slowest_return_s"], 5, " s")
     table.limit("closed without a word", sockets["closed_impolitely"], 0, "")
@@ -189,20 +199,21 @@ def main() -> None:
     parser.add_argument("--sockets", type=int, default=1000)
     args = parser.parse_args()
     machine, table = LoadMachine(args.machine), Table()
-
-    def note(step: Step, taken: float) -> None:
-        table.limit(step.name, round(taken, 1), step.most_s, " s")
-        if step.name != "no-op deploy":
-            table.limit(f"{step.name}: switch", last_switch(machine), 1, " s")
-
-    with another_build() as other:
+    with other_builds(2) as (second, third):
         seconds_of(deploy(build(ROOT), args.inventory))
-        steps = [
-            Step("deploy", deploy(other, args.inventory), 30),
-            Step("no-op deploy", deploy(other, args.inventory), 10),
-            Step("rollback", rollback(args.inventory), 10),
-        ]
-        report = measure(machine, steps, note, rate=args.rate, sockets=args.sockets)
+        back = Step("rollback", rollback(args.inventory), 10)
+        for step in (
+            Step("deploy", deploy(second, args.inventory), 30),
+            Step("no-op deploy", deploy(second, args.inventory), 10),
+            back,
+        ):
+            time.sleep(_PAUSE_S)
+            table.limit(step.name, round(seconds_of(step.command), 1), step.most_s, " s")
+            if step.name != "no-op deploy":
+                took = float(last_record(machine)["switch_s"])
+                table.limit(f"{step.name}: switch", took, 1, " s")
+        steps = [Step("deploy", deploy(third, args.inventory), 30), back]
+        report = under_load(machine, steps, args.rate, args.sockets)
     judge(table, report, steps)
     print(f"deploys under {args.rate} bets/s and {args.sockets} WebSockets")
     print(

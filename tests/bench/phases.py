@@ -47,6 +47,8 @@ class Phases:
     """Named spans of time, each until the next begins."""
 
     begun: list[tuple[float, str]] = field(default_factory=list)
+    #: Spans that are told besides: name, beginning and end.
+    extra: list[tuple[str, float, float]] = field(default_factory=list)
 
     def begin(self, name: str, at: float) -> None:
         """From here on it is another phase; one whose name there was gets a number."""

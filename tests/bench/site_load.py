@@ -4,7 +4,8 @@ and a crowd of WebSockets, until told to stop; then what became of each, and the
     python -m bench.site_load RATE SOCKETS SECONDS
 
 Prints `ready` after a warm-up, and at the end one line of JSON. Input: a line `mark NAME`
-begins a phase of that name; `stop`, or the end of the input, ends the load, as SECONDS do.
+begins a phase of that name, and `span SINCE UNTIL NAME` (Unix s) has a time told by itself too;
+`stop`, or the end of the input, ends the load, as SECONDS do.
 """
 
 import asyncio
@@ -156,6 +157,10 @@ async def obey(begun: Phases, stop: asyncio.Event) -> None:
         word, _, name = line.partition(" ")
         if word == "mark":
             begun.begin(name, time.monotonic())
+        elif word == "span":
+            since, until, name = name.split(" ", 2)
+            ahead = time.time() - time.monotonic()
+            begun.extra.append((name, float(since) - ahead, float(until) - ahead))
     stop.set()
 
 
@@ -219,7 +224,7 @@ async def main() -> None:
                 **phases.of_prices(seen["prices"], since, until),
                 **phases.of_returns(seen["absences"], since, until),
             }
-            for name, since, until in begun.spans(ended)
+            for name, since, until in [*begun.spans(ended), *begun.extra]
         },
         "sockets": {
             **phases.of_sockets(seen),

@@ -63,6 +63,10 @@ class Load:
         """From now on it is this phase; the first one is called `before`."""
         self._say(f"mark {' '.join(phase.split())}")  # one line
 
+    def look_back(self, name: str, since: float, until: float) -> None:
+        """Report what was between two moments (Unix s by the machine's clock) by itself too."""
+        self._say(f"span {since} {until} {' '.join(name.split())}")
+
     def end(self) -> str:
         """Stop it; the line that it reports with."""
         self._say("stop")
