@@ -13,12 +13,12 @@ from tap_trading.base.config import SETTING_NAMES, Address, Settings
 from templates.render import render
 
 #: Settings that the machine fixes: paths, sockets and ports of the layout.
-#: What tells the units of the two colours apart.
-OF_THE_UNIT = {"TAP_LIVE_LINK", "TAP_RELEASE_LINK"}
 FIXED = {
     *("DB_PATH", "PRICES_DB_PATH", "REDIS_ADDR", "TAP_METRICS_DIR"),
     *("TAP_API_LISTEN", "TAP_WS_LISTEN", "TAP_PRICE_LISTEN", "TAP_RESOLVER_LISTEN"),
 }
+#: What tells the units of the two colours apart.
+OF_THE_UNIT = {"TAP_LIVE_LINK", "TAP_RELEASE_LINK"}
 #: Settings whose default depends on the machine.
 OF_THE_MACHINE = {"TAP_SITE_DOMAIN", "TAP_SITE_URI"}
 

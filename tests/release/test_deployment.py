@@ -79,6 +79,8 @@ def test_deploying_the_live_release_changes_nothing(machine: FakeMachine, tmp_pa
     machine.commands.clear()
     assert deploy(machine, VERSION) == {"changed": False, "version": VERSION}
     assert not [line for line in machine.commands if "start tap-trading-api-" in line]
+    machine.restarted = {colours.unit("ws", "blue")}  # days ago; it is well now
+    assert deploy(machine, VERSION) == {"changed": False, "version": VERSION}
     machine.running[colours.unit("ws", "blue")] = NEWER  # not what is installed as live
     assert deploy(machine, VERSION) == {"changed": True, "version": VERSION}
     assert serves(machine, VERSION)
@@ -150,6 +152,7 @@ def test_whatever_fails_the_old_release_goes_on(
     assert str(caught.value).endswith(f"; {VERSION} is live")
     assert "\n" not in str(caught.value)
     assert serves(machine, VERSION)
+    assert machine.previous_version() is None  # a rollback would have nowhere to go, as before
     assert (machine.releases / NEWER / places.FAILED).exists()
     faults.end()
     assert deploy(machine, NEWER)["changed"] is True
@@ -329,9 +332,9 @@ def test_a_release_for_another_schema_is_refused(
     with pytest.raises(ReleaseError) as caught:
         deploy(machine, VERSION)
     assert str(caught.value) == (
-        f"{VERSION} does not work: {VERSION} is built for another schema: it runs on 3 and 4 of"
-        " bets.db, which is at 5; no release is live"
+        f"{VERSION} is built for another schema: it runs on 3 and 4 of bets.db, which is at 5"
     )
+    assert not (machine.releases / VERSION / places.FAILED).exists()  # it was never tried
     assert not [line for line in machine.commands if "migrate" in line or " start " in line]
 
 
@@ -553,6 +556,11 @@ def test_rolling_back_goes_the_way_of_a_deploy(machine: FakeMachine, tmp_path: P
     with pytest.raises(ReleaseError, match=f"{re.escape(VERSION)} is live$"):
         roll_back(machine)
     assert serves(machine, VERSION)
+    machine.unready, machine.unseen = set(), {NEWER}  # taken back after the switch
+    with pytest.raises(ReleaseError, match="the site is not healthy"):
+        roll_back(machine)
+    machine.unseen = set()
+    assert roll_back(machine)["version"] == NEWER
 
 
 # -- as a program ----------------------------------------------------------------------------------

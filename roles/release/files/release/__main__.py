@@ -101,7 +101,8 @@ def _locked(
 def _recover(machine: Machine, _args: argparse.Namespace) -> Done:
     with deployment.alone(machine):
         found = deployment.recover(machine)
-        lock.drop(machine, None)
+        if found is not None:  # its lock goes with it; anybody else's stays
+            lock.drop(machine, None)
         version = machine.live_version()
         if found is None and version is not None:
             return deployment.confirm(machine, version)
@@ -147,7 +148,8 @@ def _recorded(machine: Machine, args: argparse.Namespace) -> Done:
         machine.note(**record, failed=str(error), **({"words": words} if words else {}))
         raise
     if done["changed"]:
-        machine.note(**record | {name: told for name, told in done.items() if name != "changed"})
+        told = {name: value for name, value in done.items() if name not in ("changed", "token")}
+        machine.note(**record | told)
     return done
 
 

@@ -63,7 +63,7 @@ def trusted(path: Path) -> list[str]:
     except FileNotFoundError:
         keys = []
     if not keys:
-        raise ReleaseError(f"no key is trusted in {path}: run playbooks/provision.yml first")
+        raise ReleaseError(f"no key is trusted in {path}: playbooks/deploy.yml writes it")
     return keys
 
 

@@ -204,8 +204,10 @@ def await_takeover(colour: str, wait_s: float = TAKEN_OVER_WITHIN_S) -> None:
             time.sleep(_LOOK_EVERY_S)
 
 
-def unwell(machine: Machine, colour: str) -> str | None:
-    """What is wrong with a colour's units; None when they all run and never had to be restarted."""
+def unwell(machine: Machine, colour: str, *, restarts: bool = True) -> str | None:
+    """What is wrong with a colour's units; None when they all run, and never had to be restarted,
+    if `restarts` count.
+    """
     shown = machine.systemctl(
         "show", "--property=Id,ActiveState,SubState,NRestarts", *units(colour)
     )
@@ -213,7 +215,7 @@ def unwell(machine: Machine, colour: str) -> str | None:
         said = dict(line.split("=", 1) for line in block.splitlines() if "=" in line)
         if said.get("ActiveState") != "active":
             return f"{said.get('Id')} is {said.get('ActiveState')} ({said.get('SubState')})"
-        if said.get("NRestarts", "0") != "0":
+        if restarts and said.get("NRestarts", "0") != "0":
             return f"{said.get('Id')} had to be restarted {said['NRestarts']} times"
     return None
 

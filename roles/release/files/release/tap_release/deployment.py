@@ -49,6 +49,7 @@ class Deployment:
     colour: str
     before: str | None  # the release that was live
     before_colour: str | None
+    previous: str | None  # the one before that
     what: str  # deploy or rollback
     by: str
     since: str
@@ -107,17 +108,26 @@ def deploy(
         return confirm(machine, version)
     sweep(machine)
     before_colour = colours.live(machine)
+    behind = behind_schema(machine, version, before)
     made = Deployment(
-        version, colours.other(before_colour), before, before_colour, what, by, now(), watch_s
+        version=version,
+        colour=colours.other(before_colour),
+        before=before,
+        before_colour=before_colour,
+        previous=machine.previous_version(),
+        what=what,
+        by=by,
+        since=now(),
+        watch_s=watch_s,
     )
-    return _carry_out(machine, made)
+    return _carry_out(machine, made, behind)
 
 
-def _carry_out(machine: Machine, made: Deployment) -> dict[str, object]:
+def _carry_out(machine: Machine, made: Deployment, behind: dict[str, int]) -> dict[str, object]:
     began = time.monotonic()
     made.reach(machine, "begun")
     try:
-        migrated = migrate(machine, made.version, made.before)
+        migrate(machine, made.version, made.before, behind)
         made.reach(machine, "migrated")
         colours.open_ports(machine)
         colours.start(machine, made.colour, made.version)
@@ -132,7 +142,7 @@ def _carry_out(machine: Machine, made: Deployment) -> dict[str, object]:
         "changed": True,
         "version": made.version,
         "previous": made.before,
-        "migrated": migrated,
+        "migrated": list(behind),
         "removed": removed,
         "switched_at": made.switched_at,
         "switch_s": round(switch_s, 3),
@@ -140,15 +150,15 @@ def _carry_out(machine: Machine, made: Deployment) -> dict[str, object]:
     }
 
 
-def migrate(machine: Machine, version: str, before: str | None) -> list[str]:
-    """Bring the databases to a release's schema; which ones had to be.
+def behind_schema(machine: Machine, version: str, before: str | None) -> dict[str, int]:
+    """The databases that a release has to migrate, and the schema that each has.
 
-    They are copied first. Raises ReleaseError, with nothing changed, when a database is beyond
-    what the release runs on, or would be beyond what the live release runs on.
+    Raises ReleaseError when one is beyond what the release runs on, or would be beyond what the
+    live release runs on.
     """
     runs_on = _schemas(machine, version)
     live_on = _schemas(machine, before) if before else {}
-    behind = []
+    behind = {}
     for name, found in json.loads(machine.tap(version, "schema") if runs_on else "{}").items():
         wanted, newest = runs_on[name]
         if found > newest:
@@ -162,12 +172,17 @@ def migrate(machine: Machine, version: str, before: str | None) -> list[str]:
                 f" live, cannot run: deploy a release in between first"
             )
         if found < wanted:
-            behind.append(name)
-            if found:
-                _snapshot(machine, version, before or version, name)
-    if behind or not runs_on:
-        machine.tap(version, "migrate")
+            behind[name] = found
     return behind
+
+
+def migrate(machine: Machine, version: str, before: str | None, behind: dict[str, int]) -> None:
+    """Bring the databases to a release's schema; each is copied first. Raises ReleaseError."""
+    for name, found in behind.items():
+        if found:
+            _snapshot(machine, version, before or version, name)
+    if behind or not _schemas(machine, version):
+        machine.tap(version, "migrate")
 
 
 def _schemas(machine: Machine, version: str) -> dict[str, tuple[int, int]]:
@@ -312,6 +327,10 @@ def take_back(machine: Machine, made: Deployment) -> str:
     was_live = machine.live_version() == made.version
     if was_live:
         point(machine.current, release_path(made.before))
+    if made.previous is None:
+        machine.previous.unlink(missing_ok=True)
+    else:
+        point(machine.previous, release_path(made.previous))
     colours.start(machine, made.before_colour, made.before)  # runs already, but for a reboot
     if was_live:
         colours.await_takeover(made.before_colour)
@@ -356,7 +375,7 @@ def confirm(machine: Machine, version: str) -> dict[str, object]:
         colour = colours.other(None)
         point(colours.link(machine, colour), release_path(version))
     colours.open_ports(machine)
-    stale = bool(colours.unwell(machine, colour)) or _runs_another(version)
+    stale = bool(colours.unwell(machine, colour, restarts=False)) or _runs_another(version)
     if stale:
         colours.name_live(machine, colour)
         colours.restart(machine, colour)

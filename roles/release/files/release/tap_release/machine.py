@@ -8,6 +8,7 @@ import pwd
 import re
 import subprocess
 import sys
+import time
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,8 @@ WORKED, FAILED, PINNED = ".worked", ".failed", ".pinned"
 
 #: What a file or link is called until it is moved to its name.
 _NEW = ".new"
+#: Nobody comes for a result any more, in s.
+_FORGOTTEN_S = 3600
 
 
 class ReleaseError(Exception):
@@ -141,15 +144,23 @@ def point(link: Path, target: Path) -> None:
     fresh.unlink(missing_ok=True)
     fresh.symlink_to(target)
     fresh.rename(link)
-    folder = os.open(link.parent, os.O_RDONLY | os.O_DIRECTORY)
+    _sync(link.parent)
+
+
+def _sync(folder: Path) -> None:
+    """Have a name that was given in a folder on disk."""
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
     try:
-        os.fsync(folder)
+        os.fsync(descriptor)
     finally:
-        os.close(folder)
+        os.close(descriptor)
 
 
 def sweep(machine: Machine) -> None:
-    """Remove what those who were killed had not moved to its name yet."""
+    """Remove what those who were killed had not moved to its name yet, or not fetched any more."""
+    for left in machine.root.glob(f"{machine.result.name}-*"):
+        if left.stat().st_mtime < time.time() - _FORGOTTEN_S:
+            left.unlink()
     for folder in (machine.root, machine.units):
         for left in folder.glob(f".*{_NEW}"):
             left.unlink()
@@ -168,6 +179,7 @@ def write_json(path: Path, content: dict[str, Any]) -> None:
         file.flush()
         os.fsync(file.fileno())
     fresh.rename(path)
+    _sync(path.parent)
 
 
 def read_json(path: Path) -> dict[str, Any] | None:
