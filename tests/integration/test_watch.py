@@ -162,3 +162,18 @@ async def test_offers_of_a_clock_that_was_ahead_are_forgotten(redis: Redis) -> N
         await publish(redis, watch, offer(NOW + 100))
         wanted = {cell.cell_id for cell in live_market.cells(now=NOW + 100)}
         assert set(watch.offered) == wanted
+
+
+async def test_a_price_that_comes_behind_its_successors_is_dropped(redis: Redis) -> None:
+    clock = Clock()
+    async with watching(redis, clock) as watch:
+        await publish(redis, watch, offer(NOW))
+        latest = watch.latest
+        assert latest is not None
+        late = PricePoint(latest.t - 2_000, 1, 1)
+        assert watch._take(late.encode().encode()) is None
+        assert watch.latest == latest
+        # Of a clock that was set back, it is the newest there is.
+        clock.now -= 60_000
+        fresh = PricePoint(clock.now - 100, 1, 2)
+        assert watch._take(fresh.encode().encode()) == fresh == watch.latest

@@ -36,6 +36,8 @@ __all__ = [
 
 #: A cell may be bet on for so long after it was offered: what a trader saw is on its way.
 OFFERED_FOR_MS = 2_000
+#: No other process makes prices before the one that does has been silent for longer.
+_LATE_MS = 1_000
 #: The reason when it is the age that decides.
 _STALE = "no_price"
 
@@ -142,10 +144,17 @@ class PriceWatch:
         except ValueError as error:
             _complain("price", error)
             return None
-        if point == self.latest:
+        if self.latest is not None and (point == self.latest or self._was_late(point, self.latest)):
             return None  # the history's end and the channel's beginning overlap
         self.history.append(point)
         return point
+
+    def _was_late(self, point: PricePoint, latest: PricePoint) -> bool:
+        """Whether it comes behind its successors: a price service that was stopped after it had
+        stored a bar publishes that when it wakes. A fresh one of an earlier time is of a clock that
+        was set back.
+        """
+        return point.t <= latest.t and self._clock() - point.t > _LATE_MS
 
     def _take_offer(self, wire: bytes) -> Offer | None:
         try:
