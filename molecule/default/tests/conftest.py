@@ -25,9 +25,11 @@ from base58 import b58encode
 from nacl.signing import SigningKey
 from testinfra.host import Host
 
+from e2e.site import releases
 from e2e.site.machine import ROOT, Machine, add_journal
 
-HERE = Path(__file__).parent
+#: The tests of other scenarios have a link to this file.
+HERE = Path(__file__).resolve().parent
 PROBES = HERE / "probes"
 INVENTORIES = {"tap-molecule": "molecule/default/inventory", "tap-vm": "inventory/local"}
 MEASURED = pytest.StashKey[list[str]]()
@@ -120,6 +122,32 @@ def playbook(inventory: str) -> Callable[..., subprocess.CompletedProcess[str]]:
         )
 
     return run
+
+
+@pytest.fixture
+def deploy(
+    playbook: Callable[..., subprocess.CompletedProcess[str]],
+) -> Callable[..., subprocess.CompletedProcess[str]]:
+    """Deploy an artifact, as an op would."""
+
+    def run(artifact: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+        return playbook("deploy.yml", "-e", f"release_artifact={artifact}", *arguments)
+
+    return run
+
+
+@pytest.fixture(scope="session")
+def another(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The artifact of a checkout that differs in one line."""
+    checkout = tmp_path_factory.mktemp("another") / "checkout"
+    return releases.build(checkout, {"app/src/tap_trading/__init__.py": "# another build\n"})
+
+
+@pytest.fixture(scope="session")
+def third(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """And one that differs from both."""
+    checkout = tmp_path_factory.mktemp("third") / "checkout"
+    return releases.build(checkout, {"app/src/tap_trading/__init__.py": "# a third build\n"})
 
 
 @dataclass(frozen=True)

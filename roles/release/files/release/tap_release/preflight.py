@@ -29,7 +29,9 @@ def check(machine: Machine, *, force: bool) -> None:
 
 
 def _room(machine: Machine) -> None:
-    for path in (machine.releases, machine.data):
+    for path in (machine.releases, machine.data, machine.data / "backups"):
+        if not path.is_dir():
+            continue
         free = shutil.disk_usage(path).free
         if free < FREE_BYTES:
             raise ReleaseError(
