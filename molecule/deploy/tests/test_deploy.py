@@ -13,13 +13,12 @@ from testinfra.host import Host
 
 from bench.under_load import Load, broken, load_on
 from e2e.site.machine import Machine
-from e2e.site.releases import ARTIFACT, launcher, repack, sentence, version_of
+from e2e.site.releases import ARTIFACT, build, launcher, repack, sentence, version_of
 
 pytestmark = pytest.mark.units("tap-trading-*", "nginx")
 BETS_PER_S, SOCKETS = 500, 1000
 BACK_WITHIN_S = 5
 PRICE_GAP_S = 1
-PORTS = (8080, 8081, 8090, 8091)
 SERVICES = ("api", "ws", "price", "resolver")
 Run = Callable[..., "subprocess.CompletedProcess[str]"]
 
@@ -30,28 +29,15 @@ def first() -> str:
     return version_of(ARTIFACT)
 
 
-def is_live(version: str, before: str, host: Host, site: Any) -> None:
-    """This release and no other, under every name."""
-    assert host.check_output("readlink /opt/app/current") == f"releases/{version}"
-    assert host.check_output("readlink /opt/app/previous") == f"releases/{before}"
-    colours = {
-        colour: host.run(f"readlink /opt/app/{colour}").stdout.strip()
-        for colour in ("blue", "green")
-    }
-    [live] = [colour for colour, link in colours.items() if link == f"releases/{version}"]
-    [idle] = {"blue", "green"} - {live}
-    assert colours[idle] == ""
-    for service in SERVICES:
-        shown = host.check_output(
-            f"systemctl show --property=Id,ActiveState tap-trading-{service}"
-        ).splitlines()
-        assert shown == [f"Id=tap-trading-{service}-{live}.service", "ActiveState=active"]
-        assert host.run(f"systemctl is-active tap-trading-{service}-{idle}").stdout == "inactive\n"
-    for port in PORTS:
-        assert site.get(f"http://127.0.0.1:{port}/version").json["version"] == version
-    assert site.get("http://127.0.0.1/api/version").json["version"] == version
-    assert not host.file("/opt/app/deployment.json").exists
-    assert not host.file("/opt/app/deployment.lock").exists
+@pytest.fixture
+def is_live(live_release: Callable[[], str], host: Host) -> Callable[[str, str], None]:
+    """This release and no other is live, and a rollback goes to that one."""
+
+    def check(version: str, before: str) -> None:
+        assert live_release() == version
+        assert host.check_output("readlink /opt/app/previous") == f"releases/{before}"
+
+    return check
 
 
 def records(host: Host, number: int) -> list[dict[str, Any]]:
@@ -63,9 +49,19 @@ def records(host: Host, number: int) -> list[dict[str, Any]]:
 
 
 @pytest.fixture(scope="module")
-def under_load(machine: Machine, another: Path, third: Path) -> Iterator[ExitStack]:
-    """From here on many bet and look on, until `load` is asked for its report."""
-    machine.run(f"rm -rf /opt/app/releases/{version_of(another)}")  # of a run before
+def broken_one(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The artifact of a third build, whose resolver waits for ever."""
+    folder = tmp_path_factory.mktemp("third")
+    third = build(folder / "checkout", {"app/src/tap_trading/__init__.py": "# a third build\n"})
+    never = {"resolver": launcher("resolver", "export TAP_LIVE_LINK=/opt/app/never")}
+    return repack(third, folder / third.name, never)
+
+
+@pytest.fixture(scope="module")
+def under_load(machine: Machine, another: Path, broken_one: Path) -> Iterator[ExitStack]:
+    """Ends the load. What takes a while is done before it begins."""
+    for artifact in (another, broken_one):
+        machine.run(f"rm -rf /opt/app/releases/{version_of(artifact)}")  # of a run before
     with ExitStack() as stack:
         yield stack
 
@@ -76,38 +72,36 @@ def load(under_load: ExitStack, machine: Machine) -> Load:
 
 
 def test_another_release_goes_live(
-    load: Load, deploy: Run, first: str, another: Path, host: Host, site: Any
+    load: Load, deploy: Run, first: str, another: Path, is_live: Any
 ) -> None:
     load.mark("deploy")
     done = deploy(another)
     assert done.returncode == 0, done.stdout
-    is_live(version_of(another), first, host, site)
+    is_live(version_of(another), first)
 
 
 def test_one_that_does_not_take_over_is_taken_back(
-    load: Load, deploy: Run, first: str, another: Path, third: Path, tmp_path: Path, host: Host,
-    site: Any, measured: Callable[[str], None],
+    load: Load, deploy: Run, broken_one: Path, first: str, another: Path, is_live: Any,
+    measured: Callable[[str], None],
 ) -> None:  # fmt: skip
-    never = {"resolver": launcher("resolver", "export TAP_LIVE_LINK=/opt/app/never")}
-    artifact = repack(third, tmp_path / "broken.tar.gz", never)
     load.mark("broken")
-    said = sentence(deploy(artifact))
+    said = sentence(deploy(broken_one))
     measured(f"a deploy that is taken back: {said}")
     assert said.startswith(
-        f"release: {version_of(third)} does not work: resolver has not taken over within 10 s"
+        f"release: {version_of(broken_one)} does not work: resolver has not taken over within 10 s"
     )
     assert f"; {version_of(another)} is live" in said
-    is_live(version_of(another), first, host, site)
+    is_live(version_of(another), first)
 
 
 def test_the_first_one_comes_back(
-    load: Load, playbook: Run, first: str, another: Path, host: Host, site: Any
+    load: Load, playbook: Run, first: str, another: Path, is_live: Any
 ) -> None:
     load.mark("rollback")
     done = playbook("rollback.yml")
     assert done.returncode == 0, done.stdout
     load.mark("after")
-    is_live(first, version_of(another), host, site)
+    is_live(first, version_of(another))
 
 
 def test_nobody_could_tell(
@@ -123,7 +117,7 @@ def test_nobody_could_tell(
 
 
 def test_every_change_is_on_record(
-    host: Host, first: str, another: Path, third: Path, measured: Callable[[str], None]
+    host: Host, first: str, another: Path, broken_one: Path, measured: Callable[[str], None]
 ) -> None:
     second = version_of(another)
     installed, deployed, installed_too, failed, back = records(host, 5)
@@ -132,8 +126,8 @@ def test_every_change_is_on_record(
     assert (deployed["what"], deployed["version"], deployed["previous"]) == (
         "deploy", second, first,
     )  # fmt: skip
-    assert (installed_too["what"], installed_too["version"]) == ("install", version_of(third))
-    assert (failed["what"], failed["version"]) == ("deploy", version_of(third))
+    assert (installed_too["what"], installed_too["version"]) == ("install", version_of(broken_one))
+    assert (failed["what"], failed["version"]) == ("deploy", version_of(broken_one))
     assert "resolver has not taken over" in failed["failed"]
     assert (back["what"], back["version"], back["previous"]) == ("rollback", first, second)
     for record in (deployed, back):
@@ -144,7 +138,7 @@ def test_every_change_is_on_record(
 
 
 def test_deploying_the_live_release_again_changes_nothing(
-    deploy: Run, first: str, another: Path, host: Host, site: Any
+    deploy: Run, first: str, another: Path, host: Host, is_live: Any
 ) -> None:
     units = " ".join(f"tap-trading-{name}.service" for name in SERVICES)
     shown = f"systemctl show --property=MainPID --value {units}"
@@ -154,4 +148,4 @@ def test_deploying_the_live_release_again_changes_nothing(
     assert "changed=0" in done.stdout
     assert host.check_output(shown) == before
     assert host.file("/opt/app/releases.jsonl").content == log
-    is_live(first, version_of(another), host, site)
+    is_live(first, version_of(another))

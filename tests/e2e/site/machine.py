@@ -55,7 +55,8 @@ class Machine:
 
     def journal(self, units: tuple[str, ...], since: float) -> str:
         """What the units said since a Unix time, for a person to read."""
-        words = " ".join(f"--unit '{unit}'" for unit in units)
+        # A service's unit has a name for each colour; the journal knows no other.
+        words = " ".join(f"--unit '{unit.removesuffix('*')}*'" for unit in units)
         done = self.attempt(
             f"journalctl --no-pager --output short-iso --lines {JOURNAL_LINES}"
             f" --since @{int(since)} {words}"

@@ -15,6 +15,7 @@ import sys
 import time
 import uuid
 from collections.abc import Callable, Generator, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -28,9 +29,7 @@ from testinfra.host import Host
 from e2e.site import releases
 from e2e.site.machine import ROOT, Machine, add_journal
 
-#: The tests of other scenarios have a link to this file.
-HERE = Path(__file__).resolve().parent
-PROBES = HERE / "probes"
+PROBES = Path(__file__).parent / "probes"
 INVENTORIES = {"tap-molecule": "molecule/default/inventory", "tap-vm": "inventory/local"}
 MEASURED = pytest.StashKey[list[str]]()
 
@@ -89,12 +88,13 @@ def measured(request: pytest.FixtureRequest) -> Callable[[str], None]:
 def probe(machine: Machine) -> Callable[..., Any]:
     """Run a script of probes/ on the machine with its own Python, as root; its JSON answer."""
 
-    def run(name: str, *arguments: object, timeout: float = 120) -> Any:
-        words = " ".join(str(argument) for argument in arguments)
-        source = (PROBES / f"{name}.py").read_text()
-        return json.loads(machine.run(f"python3 - {words}", timeout=timeout, stdin=source))
+    return functools.partial(probe_of, machine)
 
-    return run
+
+def probe_of(machine: Machine, name: str, *arguments: object, timeout: float = 120) -> Any:
+    words = " ".join(str(argument) for argument in arguments)
+    source = (PROBES / f"{name}.py").read_text()
+    return json.loads(machine.run(f"python3 - {words}", timeout=timeout, stdin=source))
 
 
 @pytest.fixture
@@ -143,13 +143,6 @@ def another(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return releases.build(checkout, {"app/src/tap_trading/__init__.py": "# another build\n"})
 
 
-@pytest.fixture(scope="session")
-def third(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """And one that differs from both."""
-    checkout = tmp_path_factory.mktemp("third") / "checkout"
-    return releases.build(checkout, {"app/src/tap_trading/__init__.py": "# a third build\n"})
-
-
 @dataclass(frozen=True)
 class Cell:
     """A cell: its window in Unix seconds, its band in cents."""
@@ -188,6 +181,9 @@ class Answer:
         return json.loads(self.text)
 
 
+#: The site's services and their ports.
+SERVICES = ("api", "ws", "price", "resolver")
+PORTS = (8080, 8081, 8090, 8091)
 #: The site as the machine itself reaches it.
 BASE = "http://127.0.0.1"
 
@@ -312,6 +308,52 @@ class Site:
 def site(machine: Machine) -> Site:
     """The site as asked from inside the machine."""
     return Site(machine)
+
+
+@pytest.fixture
+def live_release(machine: Machine, site: Site) -> Callable[[], str]:
+    """The version that is live under every name, alone, with nothing under way and nothing left."""
+
+    def look() -> str:
+        seen = probe_of(machine, "releases")
+        version, [live, idle] = seen["current"], seen["colours"]
+        assert seen["links"] == {live: version, idle: None}, seen
+        assert seen["live"] == [f"tap-trading-{name}-{live}.service" for name in SERVICES], seen
+        assert seen["idle"] == ["inactive"] * len(SERVICES), seen
+        assert seen["left"] == [], seen
+        for port in PORTS:
+            assert site.get(f"http://127.0.0.1:{port}/version").json["version"] == version
+        assert site.get(f"{BASE}/api/version").json["version"] == version
+        site.wait_until_healthy()
+        return str(version)
+
+    return look
+
+
+@pytest.fixture
+def serving(machine: Machine) -> Callable[..., AbstractContextManager[None]]:
+    """While it lasts, the site is asked all the time; `perfect`: and must always have answered."""
+
+    @contextmanager
+    def watch(*, perfect: bool = True) -> Iterator[None]:
+        machine.run("cat > /run/tap-serving.py", stdin=(PROBES / "serving.py").read_text())
+        with subprocess.Popen(
+            ["ssh", "-F", machine.ssh_config, machine.name, "sudo python3 /run/tap-serving.py"],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+        ) as process:
+            assert process.stdout
+            try:
+                assert process.stdout.readline() == "ready\n"
+                yield
+                seen = json.loads(process.communicate(timeout=60)[0])
+            finally:
+                process.kill()
+        assert min(seen["asked"].values()) > 20, seen
+        assert not perfect or seen["failures"] == [], seen
+
+    return watch
 
 
 @dataclass

@@ -13,7 +13,7 @@ DEADLINE_S = 50
 
 def failures(unit: str, since: float) -> list[dict[str, object]]:
     shown = subprocess.run(
-        ["journalctl", "--unit", unit, "--since", f"@{since:.6f}", "--output", "json", "-q"],
+        ["journalctl", "--identifier", unit, "--since", f"@{since:.6f}", "--output", "json", "-q"],
         capture_output=True,
         text=True,
         check=True,
