@@ -4,6 +4,7 @@ import contextlib
 import json
 import re
 import runpy
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -441,6 +442,17 @@ def test_the_preflight_says_what_is_missing(
     preflight.check(machine, force=False)
     monkeypatch.setattr(preflight, "FREE_BYTES", 10**18)
     with pytest.raises(ReleaseError, match=r"releases has [0-9]+ MB free, a deployment needs"):
+        preflight.check(machine, force=True)
+    monkeypatch.undo()
+    backups = machine.data / "backups"  # may be a file system of their own
+    backups.mkdir(parents=True)
+    real = shutil.disk_usage
+
+    def disk_usage(path: Path) -> object:
+        return real(path)._replace(free=99_000_000) if path == backups else real(path)
+
+    monkeypatch.setattr(preflight.shutil, "disk_usage", disk_usage)
+    with pytest.raises(ReleaseError, match=r"backups has 99 MB free, a deployment needs 500 MB"):
         preflight.check(machine, force=True)
     monkeypatch.undo()
     monkeypatch.setattr(preflight, "COLOUR_BYTES", 10**18)
