@@ -22,10 +22,6 @@ BEFORE_THE_SWITCH = {
         {"api": "#!/bin/sh\nexit 1\n"},
         rf"systemctl: .*{UNIT}",
     ),
-    "a service that is ready and dies": (
-        {"api": launcher("api", "(sleep 5; kill -KILL $$) &\nsleep 3")},
-        rf"{UNIT} (is|had to be restarted)|api does not answer|systemctl: .*{UNIT}",
-    ),
 }
 AFTER_IT = {
     "a resolver that never takes over": (
