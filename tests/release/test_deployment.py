@@ -429,6 +429,22 @@ def test_a_missing_user_is_one_sentence(
         machine.tap(VERSION, "schema")
 
 
+@pytest.mark.parametrize(
+    ("said", "told"),
+    [("setpriv: tap: no such table", "tap: no such table"), ("setpriv: 1", "setpriv: 1")],
+)
+def test_what_tap_says_of_itself_is_told_alone(
+    machine: FakeMachine, monkeypatch: pytest.MonkeyPatch, said: str, told: str
+) -> None:
+    def run(*command: str) -> str:
+        raise ReleaseError(said)
+
+    monkeypatch.setattr(machine, "run", run)
+    with pytest.raises(ReleaseError) as caught:
+        machine.tap(VERSION, "migrate")
+    assert str(caught.value) == told
+
+
 def test_what_is_not_installed_cannot_go_live(machine: FakeMachine) -> None:
     with pytest.raises(ReleaseError, match="v9 is not installed"):
         deploy(machine, "v9")

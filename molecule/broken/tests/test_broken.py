@@ -101,7 +101,7 @@ def test_a_full_disk_stops_a_deployment_before_it_begins(
     with serving():
         said = sentence(deploy(another))
     assert re.fullmatch(
-        rf"{little_room} has 10[0-9] MB free, a deployment needs 500 MB; nothing was changed\.",
+        rf"{little_room} has 10[0-9] MB free, a deployment needs 500 MB; nothing was deployed\.",
         said,
     ), said
     assert not host.file(f"/opt/app/releases/{version_of(another)}").exists
@@ -114,7 +114,7 @@ def test_somebody_elses_lock_is_respected_until_it_is_ended(
     said = sentence(deploy(another))
     assert re.fullmatch(
         rf"ada@desk has locked deployments since \S+Z \(deploy {re.escape(version_of(another))}\);"
-        r" the lock ends at \S+Z, or with playbooks/unlock\.yml; nothing was changed\.",
+        r" the lock ends at \S+Z, or with playbooks/unlock\.yml; nothing was deployed\.",
         said,
     ), said
     assert "ada@desk has locked deployments" in sentence(playbook("rollback.yml"))

@@ -119,11 +119,17 @@ class Machine:
             app = pwd.getpwnam("app")
         except KeyError as error:
             raise ReleaseError("there is no user app: run playbooks/provision.yml first") from error
-        return self.run(
-            "setpriv", f"--reuid={app.pw_uid}", f"--regid={app.pw_gid}", "--init-groups",
-            "env", "-i", f"DB_PATH={self.data}/bets.db", f"PRICES_DB_PATH={self.data}/prices.db",
-            str(self.releases / version / "tap"), *words,
-        )  # fmt: skip
+        try:
+            return self.run(
+                "setpriv", f"--reuid={app.pw_uid}", f"--regid={app.pw_gid}", "--init-groups", "env",
+                "-i", f"DB_PATH={self.data}/bets.db", f"PRICES_DB_PATH={self.data}/prices.db",
+                str(self.releases / version / "tap"), *words,
+            )  # fmt: skip
+        except ReleaseError as error:  # it says who it is by itself
+            said = str(error)
+            raise ReleaseError(
+                said.removeprefix("setpriv: ") if "setpriv: tap: " in said else said
+            ) from error
 
     def systemctl(self, *words: str) -> str:
         """Raises ReleaseError."""
