@@ -615,7 +615,16 @@ def test_everything_that_was_done_or_refused_is_on_record(
     first, second = (
         str(pack(tmp_path / f"{version}.tar.gz", contents(version))) for version in (VERSION, NEWER)
     )
+    for begins in ("begin", "recover"):  # both end what was interrupted
+        (machine.releases / ".incoming-x" / "release").mkdir(parents=True)
+        machine.upload.touch()
+        token = run(begins, *([VERSION] if begins == "begin" else []))
+        assert not list(machine.releases.glob(".*"))
+        lock.drop(machine, None)
     token = run("begin", VERSION)
+    machine.upload.touch()
+    run("recover")  # while somebody uploads
+    assert machine.upload.exists()
     assert run("install", first, f"--token={token}") == ""
     assert run("deploy", VERSION, f"--token={token}") == ""
     assert run("install", second) == run("install", first) == ""

@@ -46,6 +46,7 @@ def _begin(machine: Machine, args: argparse.Namespace) -> Done:
         token = lock.take(machine, args.by, f"deploy {args.version}")
         try:
             recovered = deployment.recover(machine)
+            artifact.sweep(machine)
             live = machine.live_version() == args.version
             if not live:
                 preflight.check(machine, force=args.force)
@@ -103,6 +104,8 @@ def _recover(machine: Machine, _args: argparse.Namespace) -> Done:
         found = deployment.recover(machine)
         if found is not None:  # its lock goes with it; anybody else's stays
             lock.drop(machine, None)
+        if lock.held(machine) is None:  # else somebody may be at it
+            artifact.sweep(machine)
         version = machine.live_version()
         if found is None and version is not None:
             return deployment.confirm(machine, version)

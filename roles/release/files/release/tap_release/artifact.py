@@ -182,10 +182,20 @@ def is_same_build(machine: Machine, version: str, checksums: str) -> bool:
     return True
 
 
-def _stage(machine: Machine) -> tempfile.TemporaryDirectory[str]:
-    """A new scratch folder; those that killed runs left behind are removed."""
+def sweep(machine: Machine) -> None:
+    """Remove what those who were killed while they uploaded or installed have left."""
+    _sweep_stages(machine)
+    machine.upload.unlink(missing_ok=True)
+
+
+def _sweep_stages(machine: Machine) -> None:
     for left in machine.releases.glob(".incoming-*"):
         shutil.rmtree(left, ignore_errors=True)
+
+
+def _stage(machine: Machine) -> tempfile.TemporaryDirectory[str]:
+    """A new scratch folder; those that killed runs left behind are removed."""
+    _sweep_stages(machine)
     return tempfile.TemporaryDirectory(dir=machine.releases, prefix=".incoming-")
 
 

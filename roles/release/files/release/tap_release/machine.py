@@ -59,6 +59,7 @@ class Machine:
         self.floor = etc / "tap-trading/release-floor"
         self.units = etc / "systemd/system"
         self.releases = root / "releases"
+        self.upload = self.releases / ".upload.tar.gz"  # on its way from the controller
         self.current = root / "current"
         self.previous = root / "previous"
         self.log = root / "releases.jsonl"
