@@ -25,10 +25,11 @@ STAGES = {
     "locked": "test -e /opt/app/deployment.lock",
     "uploaded": "test -e /opt/app/releases/.upload.tar.gz",
     "installing": "ls -d /opt/app/releases/.incoming-*/release/venv",
-    "begun": "grep begun /opt/app/deployment.json",
-    "migrated": "grep migrated /opt/app/deployment.json",
-    "ready": "grep ready /opt/app/deployment.json",
-    "switched": "grep switched /opt/app/deployment.json",
+    # What has nothing to migrate has migrated in an instant.
+    "begun": "test -e /opt/app/deployment.json",
+    "migrated": 'grep "stage.*migrated\\"" /opt/app/deployment.json',
+    "ready": 'grep "stage.*ready\\"" /opt/app/deployment.json',
+    "switched": 'grep "stage.*switched\\"" /opt/app/deployment.json',
 }
 SEEN_WITHIN_S = 90
 ENDED_WITHIN_S = 120
@@ -68,8 +69,9 @@ class Controller:
             text=True,
             start_new_session=True,
         )
-        assert seen.wait(SEEN_WITHIN_S + 30) == 0, f"it is not {stage}"
+        reached = seen.wait(SEEN_WITHIN_S + 30)
         seen.stdout.close()
+        assert reached == 0, f"it is not {stage}"
 
     def kill(self) -> None:
         """Kill it and everything it has started."""
