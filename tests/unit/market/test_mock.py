@@ -32,14 +32,3 @@ async def test_it_tells_how_it_is_doing() -> None:
         assert await anext(ticks) == Tick(1000, 1000, 4_200_000)
         second = await anext(ticks)
     assert source.status == SourceStatus(1000, 1100, second)
-
-
-async def test_it_walks_on_from_where_another_was() -> None:
-    source = MockSource(1, 4_200_000, iter(range(1000, 9000, 100)).__next__)
-    async with aclosing(source.ticks()) as ticks:
-        before = [(await anext(ticks)).price for _ in range(2)]
-        source.go_on_from(2_100_000)
-        after = [(await anext(ticks)).price for _ in range(2)]
-    steps = [*islice(walk(1, 4_200_000), 4)]
-    assert before == steps[:2]
-    assert after == [round(price * 2_100_000 / steps[1]) for price in steps[2:]]

@@ -13,7 +13,7 @@ from prometheus_client import Counter, Gauge
 from tap_trading.base import logger
 from tap_trading.base.clock import Clock
 from tap_trading.market.bars import Bar, BarBuilder, SlotClock
-from tap_trading.market.feeds.source import Continuing, PriceSource, Tick
+from tap_trading.market.feeds.source import PriceSource, Tick
 from tap_trading.market.index import Absence, CrossCheck, Deviation, Index, IndexRules, Reading
 from tap_trading.market.point import BAR_MS
 
@@ -70,10 +70,6 @@ class BarMaker:
         `memory` is an export of an index before, or empty; an index that goes on needs none.
         """
         now = self._clock()
-        if self._index is None and previous is not None:
-            for source in self._sources:
-                if isinstance(source, Continuing):
-                    source.go_on_from(previous.close)
         if self._index is None:
             self._index = self._restored(memory, now)
         self._builder = BarBuilder(previous)

@@ -31,12 +31,6 @@ class MockSource:
         self._clock = clock
         self._began: int | None = None
         self._last: Tick | None = None
-        self._raw = start
-        self._factor = 1.0
-
-    def go_on_from(self, price: int) -> None:
-        """Walk on from this price, in cents: another process has walked until there."""
-        self._factor = price / self._raw
 
     @property
     def status(self) -> SourceStatus:
@@ -46,9 +40,7 @@ class MockSource:
 
     async def ticks(self) -> AsyncGenerator[Tick]:
         """Steps, as they happen."""
-        for step in self._walk:
-            self._raw = step
-            price = max(round(step * self._factor), 1)
+        for price in self._walk:
             now = self._clock()
             self._began = now if self._began is None else self._began
             self._last = Tick(now, now, price)

@@ -2,7 +2,7 @@
 
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
-from typing import Protocol, runtime_checkable
+from typing import Protocol
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,12 +40,3 @@ class PriceSource(Protocol):
         It is read once, by one task. Who stops before being cancelled closes it:
         `async with contextlib.aclosing(source.ticks()) as ticks`.
         """
-
-
-@runtime_checkable
-class Continuing(Protocol):
-    """A source that makes its prices up, and so can begin where the bars before it ended."""
-
-    def go_on_from(self, price: int) -> None:
-        """Begin at this price, in cents."""
-        ...
