@@ -201,6 +201,7 @@ def _with_result(machine: Machine, args: argparse.Namespace) -> None:
 def _pack(target: Path) -> None:
     """This tool as one file, the same bytes for the same sources."""
     folder = Path(__file__).resolve().parent
+    target.parent.mkdir(parents=True, exist_ok=True)
     fresh = target.with_suffix(f".{os.getpid()}")
     with fresh.open("wb") as file:
         file.write(b"#!/usr/bin/python3 -I\n")
