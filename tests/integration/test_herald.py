@@ -201,7 +201,7 @@ async def settled(socket: object, bets: list[str]) -> set[tuple[str, str]]:
     """What is told of these bets, to the last of them."""
     return {
         (said["bet_id"], said["status"])
-        for said in [await own(socket) for _ in bets]  # type: ignore[arg-type]
+        for said in [await own(socket) for _ in bets]  # type: ignore[arg-type] # JSON
     }
 
 

@@ -171,7 +171,7 @@ def test_the_last_words_of_what_failed_are_told(machine: FakeMachine, tmp_path: 
             return '{"level":"info","m":1}\n{"level":"critical","error":"no"}\nTraceback\n'
         return run(*command)
 
-    machine.run = journal  # type: ignore[method-assign]
+    machine.run = journal  # type: ignore[method-assign] # one machine alone
     with pytest.raises(ReleaseError) as caught:
         deploy(machine, VERSION)
     assert caught.value.words == ['ws: {"level":"critical","error":"no"}', "ws: Traceback"]
@@ -283,7 +283,7 @@ def test_a_deployment_that_is_cut_off_anywhere_is_ended_by_the_next_run(
 ) -> None:
     steps = 0
     while True:
-        machine.__init__(tmp_path / f"opt{steps}")  # type: ignore[misc]
+        machine.__init__(tmp_path / f"opt{steps}")  # type: ignore[misc] # a new one
         installed(machine, tmp_path, VERSION, NEWER)
         deploy(machine, VERSION)
         if not cut_off(machine, steps, monkeypatch):
@@ -411,7 +411,7 @@ def test_a_busy_port_is_named_with_who_has_it(
             raise ReleaseError("systemctl: Job for tap-trading-ws.socket failed.")
         return run(*command)
 
-    machine.run = busy  # type: ignore[method-assign]
+    machine.run = busy  # type: ignore[method-assign] # one machine alone
     with pytest.raises(ReleaseError, match=says):
         deploy(machine, VERSION)
 
