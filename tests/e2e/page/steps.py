@@ -23,19 +23,20 @@ _OPEN_CELLS_IN_SIGHT = """() => {
 }"""
 
 
-async def aim(page: Page, index: int = 0) -> dict[str, str | float]:
+async def aim(page: Page, index: int = 0, column: str = "") -> dict[str, str | float]:
     """Id and middle of an open cell in sight that stays open for a few seconds.
 
     Cells move with time, so a test aims with the mouse instead of waiting for one to hold still.
+    With `column`, the start of a column as in a cell's id, only its cells are counted.
     """
     await expect(page.locator(".cell[aria-disabled=false]").first).to_be_attached()
     aims = await page.evaluate(_OPEN_CELLS_IN_SIGHT)
-    return dict(aims[index])
+    return dict([found for found in aims if column in found["id"].split(":")[1]][index])
 
 
-async def tap(page: Page, index: int = 0) -> str:
+async def tap(page: Page, index: int = 0, column: str = "") -> str:
     """Taps an open cell; returns its id."""
-    target = await aim(page, index)
+    target = await aim(page, index, column)
     await page.mouse.click(float(target["x"]), float(target["y"]))
     return str(target["id"])
 
