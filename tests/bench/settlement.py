@@ -32,7 +32,12 @@ WINNERS = 5  # cells that the price touches
 #: Meanwhile others bet, at this rate.
 USERS_WHO_BET, BETS_PER_S = 500, 500
 CORE = 0
-_BUCKET = re.compile(r'tap_resolver_transaction_seconds_bucket\{le="([^"]+)"\} ([0-9.e+]+)')
+_BUCKET = r'{metric}_seconds_bucket\{{le="([^"]+)"\}} ([0-9.e+]+)'
+#: What is told of transactions, and the histogram that has it.
+_TRANSACTIONS = {
+    "from BEGIN to the end of COMMIT": "tap_batch",
+    "with the wait for their turn": "tap_resolver_transaction",
+}
 
 
 def open_column(folder: Path) -> None:
@@ -101,13 +106,16 @@ async def settlement() -> None:
                     ClientSession() as session,
                     session.get(f"http://127.0.0.1:{resolver_port}/metrics") as answer,
                 ):
-                    buckets = _BUCKET.findall(await answer.text())
+                    metrics = await answer.text()
             market.cancel()
         print(
             f"settlement: {first} bets of one column in {seconds:.1f} s,"
             f" {spent / first * 1e6:.0f} us of CPU a bet, {spent / seconds:.2f} core"
         )
-        print("  transactions: " + ", ".join(f"{int(float(n))} within {le} s" for le, n in buckets))
+        for what, metric in _TRANSACTIONS.items():
+            buckets = re.findall(_BUCKET.format(metric=metric), metrics)
+            counted = ", ".join(f"{int(float(n))} within {le} s" for le, n in buckets)
+            print(f"  transactions {what}: {counted}")
         for when, result in (("before", before), ("meanwhile", await meanwhile)):
             ordered = result.latencies()
             p50, p99 = percentile(ordered, 0.5), percentile(ordered, 0.99)

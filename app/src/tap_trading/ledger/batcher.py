@@ -288,9 +288,9 @@ class Batcher(Generic[Item, Outcome]):
 
     def _write(self, batch: list[_Job]) -> StorageUnavailableError | None:
         """Write the batch; returns why it could not be written, if so."""
-        began = perf_counter()
         try:
             with self._lock.held():
+                began = perf_counter()
                 connection = self._connect()
                 connection.execute("BEGIN IMMEDIATE")
                 self._handle_items(connection, [job for job in batch if job.work is None])
@@ -298,6 +298,7 @@ class Batcher(Generic[Item, Outcome]):
                     if job.work is not None:
                         job.answer = _alone(connection, job.work)
                 connection.execute("COMMIT")
+                took = perf_counter() - began
         except Exception as error:  # whatever it is, the thread lives on and its askers are told
             _FAILED_BATCHES.inc()
             logger.get().error("batch not written", jobs=len(batch), error=str(error))
@@ -308,7 +309,7 @@ class Batcher(Generic[Item, Outcome]):
             self._disconnect()
             return refusal
         _BATCH_JOBS.observe(len(batch))
-        _BATCH_SECONDS.observe(perf_counter() - began)
+        _BATCH_SECONDS.observe(took)
         return None
 
     def _checkpoint(self) -> None:
