@@ -35,6 +35,8 @@ unknown `TAP_…` name or a wrong value stops them with one sentence that names 
 
 On the machine they stand in `/etc/tap-trading/app.env`, which the role `services` writes: set the
 role's variable in an inventory ([variables.md](variables.md)) and run `playbooks/provision.yml`.
+Those of the backups stand in `/etc/tap-trading/backup.env`, which the role `backup` writes and no
+service reads.
 `tap settings` shows what is in force. `make dev` takes all but the fixed ones from its own
 environment; `make up` takes `TAP_PRICE_SOURCE`, `TAP_REPLAY_FILE` and `TAP_REPLAY_SPEED`.
 """
@@ -46,6 +48,9 @@ What an op may set in an inventory: for all machines in `group_vars/all.yml`, fo
 `host_vars/<machine>.yml`, for one run with `-e`. A name no role knows, or a value of the wrong
 type, is refused before anything is changed.
 """
+
+#: What the machine's settings stand in, by the role that writes it.
+ENVIRONMENT_FILES = (("services", "app.env.j2"), ("backup", "backup.env.j2"))
 
 _MARKUP = re.compile(r"\b[BCEILMOPUV]\(([^()]*)\)")
 
@@ -76,18 +81,19 @@ def settings_page() -> str:
 
 
 def set_where() -> dict[str, str]:
-    """What the role `services` puts into each setting: a variable's name, or a fixed value."""
-    role = ROOT / "roles/services"
-    private = yaml.safe_load((role / "vars/main.yml").read_text())
+    """What a role puts into each setting: a variable's name, or a fixed value."""
     found = {}
-    for line in (role / "templates/app.env.j2").read_text().splitlines():
-        if match := re.fullmatch(r"([A-Z_]+)='?(.*?)'?", line):
-            name, value = match.groups()
-            variables = re.findall(r"\b_?services_\w+", value)
-            if variables and variables[0].startswith("_"):
-                variables = re.findall(r"\bservices_\w+", private[variables[0]])
-            found[name] = f"`{variables[0]}`" if variables else f"fixed: {code(value)}"
-    for line in (role / "templates/service.j2").read_text().splitlines():
+    for role, template in ENVIRONMENT_FILES:
+        folder = ROOT / "roles" / role
+        private = yaml.safe_load((folder / "vars/main.yml").read_text())
+        for line in (folder / "templates" / template).read_text().splitlines():
+            if match := re.fullmatch(r"([A-Z0-9_]+)='?(.*?)'?", line):
+                name, value = match.groups()
+                variables = re.findall(rf"\b_?{role}_\w+", value)
+                if variables and variables[0].startswith("_"):
+                    variables = re.findall(rf"\b{role}_\w+", private[variables[0]])
+                found[name] = f"`{variables[0]}`" if variables else f"fixed: {code(value)}"
+    for line in (ROOT / "roles/services/templates/service.j2").read_text().splitlines():
         if match := re.fullmatch(r"Environment=(TAP_[A-Z_]+)=(.*)", line):
             name, value = match.groups()
             found[name] = f"the unit: {code(re.sub(r'{{ colour }}', 'blue|green', value))}"

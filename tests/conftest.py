@@ -10,7 +10,9 @@ from pathlib import Path
 
 import pytest
 
+import object_storage
 from market_days import BEGIN, Tape, Traders
+from object_storage import Storage
 from tap_trading.base.config import Address
 from tap_trading.base.db import open_reader
 from tap_trading.base.redis import Redis, connect
@@ -151,6 +153,19 @@ def environment(redis_server: RedisServer, database: Path, prices: Path) -> dict
         "DB_PATH": str(database),
         "PRICES_DB_PATH": str(prices),
     }
+
+
+@pytest.fixture(scope="session")
+def _storage() -> Iterator[Storage]:
+    with object_storage.running() as storage:
+        yield storage
+
+
+@pytest.fixture
+def storage(_storage: Storage) -> Storage:
+    """A real S3 API on loopback, with one empty bucket."""
+    _storage.empty()
+    return _storage
 
 
 @pytest.fixture

@@ -17,16 +17,31 @@ FIXED = {
     *("DB_PATH", "PRICES_DB_PATH", "REDIS_ADDR", "TAP_METRICS_DIR"),
     *("TAP_API_LISTEN", "TAP_WS_LISTEN", "TAP_PRICE_LISTEN", "TAP_RESOLVER_LISTEN"),
 }
+#: Settings of the copies, which no service reads.
+OF_THE_BACKUP = [name for name in SETTING_NAMES if name.startswith(("TAP_S3_", "TAP_BACKUP_"))]
 #: What tells the units of the two colours apart.
 OF_THE_UNIT = {"TAP_LIVE_LINK", "TAP_RELEASE_LINK"}
 #: Settings whose default depends on the machine.
 OF_THE_MACHINE = {"TAP_SITE_DOMAIN", "TAP_SITE_URI"}
 
 
-def environment(**overrides: Any) -> dict[str, str]:
+#: An off-machine storage, as an inventory has it.
+STORAGE = {
+    "backup_s3_bucket": "tap-copies",
+    "backup_s3_endpoint": "https://s3.example.net",
+    "backup_s3_region": "eu-central-1",
+    "backup_s3_access_key_id": "it's me",
+    "backup_s3_secret": "hidden",
+    "backup_key": "A" * 43 + "=",
+}
+
+
+def environment(
+    role: str = "services", file: str = "app.env.j2", **overrides: Any
+) -> dict[str, str]:
     """What systemd and a shell read from the rendered file."""
     found = {}
-    text = render("services", "app.env.j2", ansible_managed="Written by Ansible", **overrides)
+    text = render(role, file, ansible_managed="Written by Ansible", **overrides)
     for line in text.splitlines():
         if line and not line.startswith("#"):
             (word,) = shlex.split(line)
@@ -43,7 +58,7 @@ def test_the_reference_is_up_to_date(path: Path) -> None:
 
 
 def test_every_setting_is_documented_once() -> None:
-    rows = re.findall(r"^\| `([A-Z_]+)` \|", reference.settings_page(), re.MULTILINE)
+    rows = re.findall(r"^\| `([A-Z0-9_]+)` \|", reference.settings_page(), re.MULTILINE)
     assert tuple(rows) == SETTING_NAMES
 
 
@@ -75,8 +90,10 @@ def test_a_table_survives_what_stands_in_its_cells() -> None:
 
 
 def test_the_environment_file_names_exactly_the_settings() -> None:
-    of_the_file = [name for name in SETTING_NAMES if name not in OF_THE_UNIT]
-    assert list(environment()) == of_the_file
+    elsewhere = {*OF_THE_UNIT, *OF_THE_BACKUP}
+    assert list(environment()) == [name for name in SETTING_NAMES if name not in elsewhere]
+    assert list(environment("backup", "backup.env.j2", **STORAGE)) == OF_THE_BACKUP
+    assert environment("backup", "backup.env.j2") == {}
     assert set(reference.set_where()) == set(SETTING_NAMES)
 
 
@@ -93,6 +110,23 @@ def test_the_rendered_settings_load_and_are_the_defaults() -> None:
     assert rendered.ws_listen == Address("127.0.0.1", 8081)
     assert rendered.price_listen == Address("127.0.0.1", 8090)
     assert rendered.resolver_listen == Address("127.0.0.1", 8091)
+
+
+def test_the_storage_of_the_copies_reaches_them_and_no_secret_does() -> None:
+    given = environment("backup", "backup.env.j2", **STORAGE | {"backup_s3_access_key_id": "a'$b"})
+    settings = config.load(given)
+    assert settings.model_dump(by_alias=True, include=_fields(set(OF_THE_BACKUP))) == {
+        "TAP_S3_BUCKET": "tap-copies",
+        "TAP_S3_ENDPOINT": "https://s3.example.net",
+        "TAP_S3_REGION": "eu-central-1",
+        "TAP_S3_PREFIX": "tap-vm",
+        "TAP_S3_ACCESS_KEY_ID": "a'$b",
+        "TAP_S3_SECRET_FILE": Path("/etc/tap-trading/backup/s3-secret"),
+        "TAP_BACKUP_KEY_FILE": Path("/etc/tap-trading/backup/key"),
+    }
+    assert not {"hidden", STORAGE["backup_key"]} & set(given.values())
+    only_key = environment("backup", "backup.env.j2", backup_key=STORAGE["backup_key"])
+    assert list(only_key) == ["TAP_BACKUP_KEY_FILE"]
 
 
 def test_overrides_reach_the_services() -> None:
@@ -132,7 +166,9 @@ def test_overrides_reach_the_services() -> None:
             services_replay_speed=2.5,
         )
     )
-    assert settings.model_dump(by_alias=True, exclude=_fields(FIXED | OF_THE_UNIT)) == {
+    assert settings.model_dump(
+        by_alias=True, exclude=_fields(FIXED | OF_THE_UNIT | set(OF_THE_BACKUP))
+    ) == {
         "LOG_LEVEL": "debug",
         "TAP_REDIS_WAIT_S": 3.0,
         "TAP_SPEED_BUMP_MS": 250,

@@ -82,6 +82,12 @@ _SITE_DOMAIN = rf"^{_SITE}$"
 _SITE_URI = rf"^https?://{_SITE}(/[A-Za-z0-9\-._~/]*)?$"
 
 
+#: What S3 allows, without the dots that no certificate fits.
+_BUCKET = r"^([a-z0-9][a-z0-9\-]{1,61}[a-z0-9])?$"
+_ENDPOINT = rf"^(https?://{_SITE}/?)?$"
+_PREFIX = r"^([A-Za-z0-9._\-]+(/[A-Za-z0-9._\-]+)*)?$"
+
+
 VenueName = Annotated[str, Field(pattern=r"^(coinbase|kraken|bitstamp|gemini)$")]
 FeedUrl = Annotated[str, Field(pattern=r"^(wss?://[^\s]+)?$", max_length=500)]
 
@@ -327,6 +333,46 @@ class Settings(BaseModel):
         allow_inf_nan=False,
         description="How many recorded seconds the replay source plays in one second.",
     )
+
+    s3_bucket: Annotated[str, Field(pattern=_BUCKET)] = Field(
+        "",
+        alias="TAP_S3_BUCKET",
+        description="Bucket of the copies that leave the machine; empty: none leaves it.",
+    )
+    s3_endpoint: Annotated[str, Field(pattern=_ENDPOINT, max_length=250)] = Field(
+        "",
+        alias="TAP_S3_ENDPOINT",
+        description="Web address of the S3-compatible storage; empty: AWS.",
+    )
+    s3_region: Annotated[str, Field(pattern=r"^[a-z0-9\-]+$", max_length=50)] = Field(
+        "us-east-1", alias="TAP_S3_REGION", description="Region of the bucket."
+    )
+    s3_prefix: Annotated[str, Field(pattern=_PREFIX, max_length=200)] = Field(
+        "",
+        alias="TAP_S3_PREFIX",
+        description="What the names of all objects begin with, without a slash at the end: "
+        "machines that share a bucket need one each.",
+    )
+    s3_access_key_id: Annotated[str, Field(pattern=r"^[\x21-\x7e]*$", max_length=200)] = Field(
+        "", alias="TAP_S3_ACCESS_KEY_ID", description="Who the storage knows this machine as."
+    )
+    s3_secret_file: Annotated[Path | None, BeforeValidator(_optional_path)] = Field(
+        None,
+        alias="TAP_S3_SECRET_FILE",
+        description="File with the secret access key, and nothing else.",
+    )
+    backup_key_file: Annotated[Path | None, BeforeValidator(_optional_path)] = Field(
+        None,
+        alias="TAP_BACKUP_KEY_FILE",
+        description="File with the key that backups are encrypted with, 32 bytes in base64; empty: "
+        "they are not encrypted.",
+    )
+
+    @model_validator(mode="after")
+    def _a_bucket_needs_credentials(self) -> Self:
+        if self.s3_bucket and not (self.s3_access_key_id and self.s3_secret_file):
+            raise ValueError("TAP_S3_BUCKET needs TAP_S3_ACCESS_KEY_ID and TAP_S3_SECRET_FILE")
+        return self
 
     @model_validator(mode="after")
     def _replay_needs_a_file(self) -> Self:
