@@ -19,11 +19,11 @@ import apsw
 import pytest
 from tests.conftest import process_environment, python
 
+from tap_trading.archive.backup import BackupError, back_up
 from tap_trading.base.db import DatabaseError, open_reader, open_writer
 from tap_trading.ledger import ids, migrations
 from tap_trading.ledger.accounts import Account, find, open_account, post
 from tap_trading.ledger.audit import LISTED, Report, audit
-from tap_trading.ledger.backup import BackupError, back_up
 from tap_trading.ledger.batcher import Batcher
 from tap_trading.ledger.bets import BetBooks
 from tap_trading.ledger.placing import BetRequest, Limits, Placed, Refusal

@@ -8,7 +8,7 @@ import apsw
 import pytest
 import zstandard
 
-from tap_trading.ledger.backup import BackupError, back_up
+from tap_trading.archive.backup import BackupError, back_up
 from tap_trading.ledger.batcher import Batcher
 
 NOW = datetime(2026, 2, 3, 12, tzinfo=UTC)

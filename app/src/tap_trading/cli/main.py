@@ -10,13 +10,14 @@ from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 
+from tap_trading.archive import backup
 from tap_trading.base import config, version
 from tap_trading.base.config import Address, Settings
 from tap_trading.base.db import DatabaseError
 from tap_trading.base.migrations import stored_version
 from tap_trading.cli import audit, market, money, show, verify
 from tap_trading.cli.command import RefusedError, adder
-from tap_trading.ledger import backup, migrations
+from tap_trading.ledger import migrations
 from tap_trading.ledger.accounts import AccountError
 from tap_trading.market import price_store
 

@@ -1,1 +1,1 @@
-"""The money database: its schema, its one write path, its questions and its copies."""
+"""The money database: its schema, its one write path and its questions."""
