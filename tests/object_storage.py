@@ -62,7 +62,7 @@ class Storage:
             "TAP_S3_SECRET_FILE": str(secret),
         }
 
-    def keys(self) -> list[str]:
+    def stored(self) -> list[str]:
         """The keys of all objects, with their prefix."""
         found = self.client.list_objects_v2(Bucket=BUCKET).get("Contents", [])
         return [item["Key"] for item in found]
@@ -85,7 +85,7 @@ class Storage:
         return [item["Key"] for item in found]
 
     def empty(self) -> None:
-        for key in self.keys():
+        for key in self.stored():
             self.client.delete_object(Bucket=BUCKET, Key=key)
         for upload in self.client.list_multipart_uploads(Bucket=BUCKET).get("Uploads", []):
             self.client.abort_multipart_upload(

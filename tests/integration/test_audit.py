@@ -539,12 +539,12 @@ def test_damaged_books_are_not_backed_up_and_older_copies_stay(
     damaged: Callable[..., Report], books: Path, tmp_path: Path
 ) -> None:
     folder = tmp_path / "copies"
-    good = back_up(books, folder, 1, datetime(2026, 1, 1, tzinfo=UTC))
+    good = back_up(books, "bets", folder, 1, datetime(2026, 1, 1, tzinfo=UTC))
     damaged("UPDATE users SET balance = balance + 1 WHERE wallet_address = 'ann'")
     with pytest.raises(
         BackupError, match=r"failed its audit \(findings: 1\), the first: user_.*tap audit"
     ):
-        back_up(books, folder, 1, datetime(2026, 1, 2, tzinfo=UTC))
+        back_up(books, "bets", folder, 1, datetime(2026, 1, 2, tzinfo=UTC))
     assert list(folder.iterdir()) == [good.path]
 
 

@@ -46,7 +46,7 @@ async def test_a_copy_taken_under_writing_is_whole(database: Path, tmp_path: Pat
 
     writer = asyncio.create_task(write())
     await asyncio.sleep(0.1)
-    backup = await asyncio.to_thread(back_up, database, tmp_path / "copies", 5, NOW)
+    backup = await asyncio.to_thread(back_up, database, "bets", tmp_path / "copies", 5, NOW)
     stop.set()
     await writer
     await batcher.close()
@@ -64,7 +64,7 @@ async def test_a_copy_taken_under_writing_is_whole(database: Path, tmp_path: Pat
 def test_only_the_newest_are_kept(database: Path, tmp_path: Path) -> None:
     folder = tmp_path / "copies"
     for hour in range(5):
-        back_up(database, folder, 3, NOW + timedelta(hours=hour))
+        back_up(database, "bets", folder, 3, NOW + timedelta(hours=hour))
     assert sorted(p.name[5:20] for p in folder.iterdir()) == [
         *("20260203T140000", "20260203T150000", "20260203T160000"),
     ]
@@ -74,13 +74,13 @@ def test_what_a_killed_attempt_left_is_removed(database: Path, tmp_path: Path) -
     left = tmp_path / "copies" / ".backup-abc"
     left.mkdir(parents=True)
     (left / "copy.db").write_bytes(b"half")
-    back_up(database, tmp_path / "copies", 3, NOW)
+    back_up(database, "bets", tmp_path / "copies", 3, NOW)
     assert len(list((tmp_path / "copies").iterdir())) == 1
 
 
 def test_no_database_no_backup(tmp_path: Path) -> None:
     with pytest.raises(BackupError, match="there is no such database"):
-        back_up(tmp_path / "no.db", tmp_path / "copies", 3, NOW)
+        back_up(tmp_path / "no.db", "bets", tmp_path / "copies", 3, NOW)
     assert list((tmp_path / "copies").iterdir()) == []
 
 
@@ -89,11 +89,11 @@ def test_a_broken_database_is_not_backed_up(database: Path, tmp_path: Path) -> N
     plain[4096 * 3 : 4096 * 3 + 2048] = b"\x55" * 2048
     database.write_bytes(plain)
     with pytest.raises(BackupError):
-        back_up(database, tmp_path / "copies", 3, NOW)
+        back_up(database, "bets", tmp_path / "copies", 3, NOW)
     assert list((tmp_path / "copies").iterdir()) == []
 
 
 def test_an_unusable_folder_is_said_so(database: Path, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(BackupError, match="file"):
-        back_up(database, tmp_path / "file", 3, NOW)
+        back_up(database, "bets", tmp_path / "file", 3, NOW)

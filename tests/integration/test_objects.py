@@ -41,7 +41,7 @@ def test_what_was_put_comes_back(storage: Storage, size: int, tmp_path: Path) ->
     store.verify("backups/a b+c.zst", file)
     store.fetch("backups/a b+c.zst", tmp_path / "back")
     assert (tmp_path / "back").read_bytes() == file.read_bytes()
-    assert storage.keys() == ["machine/backups/a b+c.zst"]
+    assert storage.stored() == ["machine/backups/a b+c.zst"]
     [found] = store.list("backups/")
     assert (found.key, found.size) == ("backups/a b+c.zst", size)
     assert abs(found.modified.timestamp() - time.time()) < 60
@@ -85,7 +85,7 @@ def test_putting_again_replaces(storage: Storage, tmp_path: Path) -> None:
     store.put(written(tmp_path / "one", 10), "key", "STANDARD")
     store.put(written(tmp_path / "two", 20), "key", "STANDARD")
     store.verify("key", tmp_path / "two")
-    assert storage.keys() == ["machine/key"]
+    assert storage.stored() == ["machine/key"]
 
 
 def test_a_flipped_byte_is_caught_and_the_object_named(storage: Storage, tmp_path: Path) -> None:
@@ -121,10 +121,10 @@ def test_an_object_is_removed_if_that_is_allowed(storage: Storage, tmp_path: Pat
     store.put(written(tmp_path / "file", 1), "key", "STANDARD")
     storage.proxy.fault = lambda method, _: (403, "AccessDenied") if method == "DELETE" else None
     assert store.remove("key") is False
-    assert storage.keys() == ["machine/key"]
+    assert storage.stored() == ["machine/key"]
     storage.proxy.heal()
     assert store.remove("key") is True
-    assert storage.keys() == []
+    assert storage.stored() == []
 
 
 # -- a bad day ------------------------------------------------------------------------------------
@@ -241,7 +241,7 @@ def test_an_upload_that_is_given_up_leaves_no_parts(storage: Storage, tmp_path: 
     )
     with pytest.raises(DeniedError):
         store.put(file, "key", "STANDARD")
-    assert (storage.keys(), storage.unfinished()) == ([], [])
+    assert (storage.stored(), storage.unfinished()) == ([], [])
 
 
 def test_pauses_grow_are_random_and_bounded() -> None:
@@ -263,7 +263,7 @@ def test_the_store_is_made_of_the_settings(storage: Storage, tmp_path: Path) -> 
     assert store is not None
     assert str(store) == "s3://tap-copies/machine/"
     store.put(written(tmp_path / "file", 1), "key", "STANDARD")
-    assert storage.keys() == ["machine/key"]
+    assert storage.stored() == ["machine/key"]
 
 
 def test_a_secret_that_cannot_be_read_is_said_so(storage: Storage, tmp_path: Path) -> None:

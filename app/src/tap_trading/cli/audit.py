@@ -3,16 +3,15 @@
 import argparse
 import os
 import sys
-import tempfile
 import time
 from contextlib import closing
 from pathlib import Path
 from typing import TextIO
 
-from prometheus_client import CollectorRegistry, Gauge, generate_latest
-
+from tap_trading.base import textfile
 from tap_trading.base.config import Settings
 from tap_trading.base.db import DatabaseError, open_reader
+from tap_trading.base.textfile import Metric
 from tap_trading.cli.command import Add, RefusedError
 from tap_trading.ledger.audit import Report, audit
 
@@ -73,26 +72,17 @@ def _is_journal(stream: TextIO) -> bool:
 
 
 def _write_metrics(path: Path, report: Report) -> None:
-    registry = CollectorRegistry()
-    for name, help_, value in (
+    found = (
         ("clean", "1 if the last audit found nothing, else 0.", int(report.clean)),
         ("timestamp_seconds", "When the last audit ended, Unix time.", time.time()),
         ("findings", "What the last audit found wrong.", report.found),
         ("users", "Users at the last audit.", report.users),
         ("entries", "Entries of the ledger at the last audit.", report.entries),
         ("seconds", "How long the last audit took, in seconds.", report.seconds),
-    ):
-        Gauge(f"tap_audit_{name}", help_, registry=registry).set(value)
+    )
     try:
-        with tempfile.NamedTemporaryFile(dir=path.parent, prefix=".audit-", delete=False) as file:
-            temporary = Path(file.name)
-            try:
-                file.write(generate_latest(registry))
-                file.flush()
-                temporary.chmod(0o644)
-                temporary.replace(path)
-            except OSError:
-                temporary.unlink()
-                raise
+        textfile.write(
+            path, [Metric(f"tap_audit_{name}", help_, {"": value}) for name, help_, value in found]
+        )
     except OSError as error:
         raise RefusedError(f"the metrics were not written: {path}: {error.strerror}") from error

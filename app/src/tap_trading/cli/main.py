@@ -7,15 +7,12 @@ import os
 import signal
 import sys
 from collections.abc import Sequence
-from datetime import UTC, datetime
-from pathlib import Path
 
-from tap_trading.archive import backup
 from tap_trading.base import config, version
 from tap_trading.base.config import Address, Settings
 from tap_trading.base.db import DatabaseError
 from tap_trading.base.migrations import stored_version
-from tap_trading.cli import audit, market, money, show, verify
+from tap_trading.cli import audit, backups, market, money, show, verify
 from tap_trading.cli.command import RefusedError, adder
 from tap_trading.ledger import migrations
 from tap_trading.ledger.accounts import AccountError
@@ -40,19 +37,6 @@ def _migrate(settings: Settings, _args: argparse.Namespace) -> int:
 def _schema(settings: Settings, _args: argparse.Namespace) -> int:
     found = {"bets": settings.db_path, "prices": settings.prices_db_path}
     print(json.dumps({name: stored_version(path) for name, path in found.items()}))
-    return 0
-
-
-def _backup(settings: Settings, args: argparse.Namespace) -> int:
-    bets = args.database == "bets"
-    made = backup.back_up(
-        settings.db_path if bets else settings.prices_db_path,
-        args.dest,
-        args.keep,
-        datetime.now(UTC),
-        audited=bets,
-    )
-    print(f"{made.path} {made.size} bytes, checked; {len(made.removed)} older removed")
     return 0
 
 
@@ -101,12 +85,6 @@ def _version(_settings: Settings, _args: argparse.Namespace) -> int:
     return 0
 
 
-def _count(text: str) -> int:
-    if not (text.isdecimal() and int(text) > 0):
-        raise argparse.ArgumentTypeError(f"{text!r} is not a number above 0")
-    return int(text)
-
-
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="tap", description="Look after the tap trading site.")
     add = adder(parser, "command", "COMMAND")
@@ -118,12 +96,7 @@ def _parser() -> argparse.ArgumentParser:
     market.add_to(add)
     add("migrate", _migrate, "Bring both databases' schemas up to date, creating them if need be.")
     add("schema", _schema, "Show the schema versions of both databases, as JSON; 0 is none.")
-    command = add("backup", _backup, "Make a checked, compressed copy of the database.")
-    command.add_argument(
-        "--dest", type=Path, default=Path("/data/backups"), help="folder of the copies"
-    )
-    command.add_argument("--database", choices=("bets", "prices"), default="bets", help="which one")
-    command.add_argument("--keep", type=_count, default=24, help="how many copies to keep")
+    backups.add_to(add)
     add("settings", _settings, "Show every setting as it is in force.")
     add("version", _version, "Show which build this is.")
     return parser
@@ -139,8 +112,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     except config.ConfigError as error:
         print(f"tap: wrong configuration: {error}", file=sys.stderr)
         code = 78
-    except (DatabaseError, AccountError, RefusedError, backup.BackupError) as error:
-        print(f"tap: {error}", file=sys.stderr)
+    except (DatabaseError, AccountError, RefusedError, *backups.ERRORS) as error:
+        for sentence in str(error).splitlines():
+            print(f"tap: {sentence}", file=sys.stderr)
         code = 1
     sys.exit(code)
 

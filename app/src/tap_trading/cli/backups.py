@@ -1,0 +1,152 @@
+"""`tap backup` and what belongs to it: copies made, restored, and tried."""
+
+import argparse
+from datetime import UTC, datetime
+from pathlib import Path
+
+from tap_trading.archive import drill, hourly
+from tap_trading.archive.backup import BackupError, Copy, back_up
+from tap_trading.archive.objects import ObjectStore, StoreError
+from tap_trading.archive.restore import RestoreError, Source, newest, restore
+from tap_trading.archive.retention import Retention
+from tap_trading.archive.sealing import Key, SealError
+from tap_trading.base.config import Settings
+from tap_trading.cli.command import Add, RefusedError
+
+#: What these commands raise when they did not do what they were asked.
+ERRORS = (BackupError, RestoreError, SealError, StoreError)
+
+_FOLDER = Path("/data/backups")
+
+
+def add_to(add: Add) -> None:
+    """Add the commands."""
+    command = add("backup", _backup, "Make a checked, compressed copy of the database.")
+    _add_folder(command, "folder of the copies")
+    command.add_argument("--database", choices=("bets", "prices"), default="bets", help="which one")
+    command.add_argument("--keep", type=_count, default=24, help="how many copies to keep")
+
+    command = add(
+        "backup-all",
+        _backup_all,
+        "Copy both databases, drop old copies, and send those off the machine that are not there"
+        " yet; exit code 1 and a sentence for each thing that went wrong.",
+    )
+    _add_folder(command, "folder of the copies")
+    command.add_argument("--keep", type=_count, default=24, help="hours that keep a copy")
+    command.add_argument("--keep-daily", type=_count, default=7, help="days that keep a copy")
+    command.add_argument("--keep-weekly", type=_count, default=5, help="weeks that keep a copy")
+    _add_metrics(command)
+
+    command = add(
+        "drill",
+        _drill,
+        "Restore the newest copy of each database, from off the machine if copies go there, prove"
+        " it and throw it away; exit code 1 and a sentence for each that failed.",
+    )
+    _add_folder(command, "folder of the copies on the machine")
+    command.add_argument(
+        "--scratch", type=Path, default=Path("/data/drill"), help="folder to restore in"
+    )
+    _add_metrics(command)
+
+    command = add("restore", _restore, "Make a copy a database again, in a new file, and prove it.")
+    _add_folder(command, "folder of the copies on the machine")
+    command.add_argument("--database", choices=("bets", "prices"), default="bets", help="which one")
+    command.add_argument("--copy", metavar="NAME", help="which copy; default: the newest")
+    command.add_argument("--offsite", action="store_true", help="from off the machine")
+    command.add_argument("--to", type=Path, required=True, metavar="FILE", help="the new file")
+
+    add("backup-key", _backup_key, "Print a new key to encrypt backups with; nothing is stored.")
+
+
+def _add_folder(command: argparse.ArgumentParser, help_: str) -> None:
+    command.add_argument("--dest", type=Path, default=_FOLDER, metavar="DIR", help=help_)
+
+
+def _add_metrics(command: argparse.ArgumentParser) -> None:
+    command.add_argument(
+        "--metrics", type=Path, metavar="FILE", help="write the result here, as Prometheus text"
+    )
+
+
+def _count(text: str) -> int:
+    if not (text.isdecimal() and int(text) > 0):
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number above 0")
+    return int(text)
+
+
+def _key(settings: Settings) -> Key | None:
+    """Raises SealError."""
+    return None if settings.backup_key_file is None else Key.read(settings.backup_key_file)
+
+
+def _backup(settings: Settings, args: argparse.Namespace) -> int:
+    path = settings.db_path if args.database == "bets" else settings.prices_db_path
+    made = back_up(path, args.database, args.dest, args.keep, datetime.now(UTC), _key(settings))
+    print(f"{made.path} {made.size} bytes, checked; {len(made.removed)} older removed")
+    return 0
+
+
+def _backup_all(settings: Settings, args: argparse.Namespace) -> int:
+    plan = hourly.Plan(
+        databases={"bets": settings.db_path, "prices": settings.prices_db_path},
+        folder=args.dest,
+        bets_kept=Retention(args.keep, args.keep_daily, args.keep_weekly),
+        key=_key(settings),
+        metrics=args.metrics,
+    )
+    outcome = hourly.run(plan, lambda: ObjectStore.of(settings))
+    for name, made in outcome.made.items():
+        print(
+            f"{made.path} {made.size} bytes, checked, in {made.seconds:.1f} s;"
+            f" {outcome.dropped[name]} older removed"
+        )
+    if outcome.offsite is not None:
+        sent = outcome.offsite
+        print(
+            f"off the machine: {len(sent.sent)} sent and read back, {len(sent.pending)} missing,"
+            f" {len(sent.removed)} older removed"
+        )
+        if sent.may_not_remove:
+            print("older ones there may not be removed by us: the bucket's lifecycle rules have to")
+    elif not settings.s3_bucket:
+        print("nothing left the machine: there is no TAP_S3_BUCKET")
+    if outcome.problems:
+        raise RefusedError("\n".join(outcome.problems))
+    return 0
+
+
+def _drill(settings: Settings, args: argparse.Namespace) -> int:
+    source = Source(args.dest, ObjectStore.of(settings))
+    outcome = drill.run(source, args.scratch, _key(settings), args.metrics)
+    place = "off the machine" if source.store else "this machine alone (there is no TAP_S3_BUCKET)"
+    for found in outcome.restored.values():
+        rows = sum(found.contents.rows.values())
+        print(
+            f"{found.copy.name} from {place} restored and proven in {found.seconds:.1f} s:"
+            f" {rows} rows, {found.contents.sentinel}"
+        )
+    if outcome.problems:
+        raise RefusedError("\n".join(outcome.problems.values()))
+    return 0
+
+
+def _restore(settings: Settings, args: argparse.Namespace) -> int:
+    store = ObjectStore.of(settings) if args.offsite else None
+    if args.offsite and store is None:
+        raise RefusedError("no copies leave this machine: there is no TAP_S3_BUCKET")
+    source = Source(args.dest, store)
+    copy = Copy.named(args.copy) if args.copy else newest(source, args.database)
+    if copy is None or copy.database != args.database:
+        raise RefusedError(f"{args.copy} is not the name of a copy of {args.database}")
+    contents = restore(source, copy, args.to, _key(settings))
+    print(
+        f"{args.to} is {copy.name}, proven: {sum(contents.rows.values())} rows, {contents.sentinel}"
+    )
+    return 0
+
+
+def _backup_key(_settings: Settings, _args: argparse.Namespace) -> int:
+    print(Key.generate())
+    return 0
