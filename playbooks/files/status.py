@@ -10,7 +10,11 @@ from pathlib import Path
 
 SERVICES = {"api": 8080, "ws": 8081, "price": 8090, "resolver": 8091}
 BACKUPS = Path("/data/backups")
+SETTINGS_OF_BACKUPS = Path("/etc/tap-trading/backup.env")
+METRICS = Path("/data/metrics")
 BACKUP_DUE_S = 2 * 3600
+DRILL_DUE_S = 8 * 24 * 3600
+TWO_DAYS_MIN = 2 * 24 * 60
 DISK_FULL_PERCENT = 85
 
 
@@ -31,7 +35,8 @@ def main() -> None:
         "units": units(worries),
         "health": {name: health(name, port, worries, deployed) for name, port in SERVICES.items()},
         "disk": {path: disk(path, worries) for path in ("/", "/data")},
-        "last backup": last_backup(worries, deployed),
+        "last backups": last_backup(worries, deployed),
+        "last restore drill": last_drill(worries, deployed),
         "firewall": firewall(worries),
     }
     print(json.dumps({"summary": worries or "all is well", **view}))
@@ -173,17 +178,98 @@ def disk(path: str, worries: list[str]) -> str:
     return f"{percent:.0f} % of {usable / 1e9:.1f} GB in use"
 
 
-def last_backup(worries: list[str], deployed: bool) -> str:
-    backups = sorted(BACKUPS.glob("*.zst"), key=lambda file: file.stat().st_mtime)
-    if not backups:
-        return "none yet"
-    stat = backups[-1].stat()
-    age = time.time() - stat.st_mtime
-    if deployed and age > BACKUP_DUE_S:
-        worries.append(
-            "the last backup is over 2 hours old: journalctl -t tap-trading-backup -n 50"
+def last_backup(worries: list[str], deployed: bool) -> dict[str, str]:
+    """The newest copy of each database, and how far the copies off the machine are."""
+    shown = {}
+    for database in ("bets", "prices"):
+        backups = sorted(
+            BACKUPS.glob(f"{database}-*.db.zst*"), key=lambda file: file.stat().st_mtime
         )
-    return f"{backups[-1].name}, {age / 60:.0f} minutes old, {stat.st_size / 1e6:.1f} MB, {len(backups)} kept"
+        if not backups:
+            shown[database] = "none yet"
+            continue
+        stat = backups[-1].stat()
+        if deployed and time.time() - stat.st_mtime > BACKUP_DUE_S:
+            worries.append(
+                f"the last backup of {database} is over 2 hours old:"
+                " journalctl -t tap-trading-backup -n 50"
+            )
+        shown[database] = (
+            f"{backups[-1].name}, {age(stat.st_mtime)} old, {stat.st_size / 1e6:.1f} MB,"
+            f" {len(backups)} kept"
+        )
+    shown["off the machine"] = off_the_machine(worries)
+    return shown
+
+
+def off_the_machine(worries: list[str]) -> str:
+    try:
+        configured = "TAP_S3_BUCKET=" in SETTINGS_OF_BACKUPS.read_text()
+    except OSError:
+        configured = False
+    if not configured:
+        return "no copy leaves the machine: backup_s3_bucket is not set"
+    said = metrics("backup.prom")
+    pending = said.get("tap_backup_offsite_pending")
+    newest = {
+        database: said.get(
+            f'tap_backup_offsite_last_success_timestamp_seconds{{database="{database}"}}'
+        )
+        for database in ("bets", "prices")
+    }
+    if pending is None or None in newest.values():
+        worries.append("no copy is off the machine yet: systemctl start tap-trading-backup")
+        return "none yet"
+    oldest = min(taken for taken in newest.values() if taken is not None)
+    if pending or time.time() - oldest > BACKUP_DUE_S:
+        worries.append(
+            f"{pending:.0f} backups are not off the machine, the newest there is {age(oldest)} old:"
+            " journalctl -t tap-trading-backup -n 50"
+        )
+    return f"the newest is {age(oldest)} old, {pending:.0f} missing"
+
+
+def last_drill(worries: list[str], deployed: bool) -> str:
+    """What the last restore drill proved, and when."""
+    said = metrics("drill.prom")
+    ended = said.get("tap_restore_drill_timestamp_seconds")
+    if ended is None:
+        return "none yet"
+    failed = [
+        database
+        for database in ("bets", "prices")
+        if said.get(f'tap_restore_drill_ok{{database="{database}"}}') != 1
+    ]
+    place = "off the machine" if said.get("tap_restore_drill_offsite") else "the machine alone"
+    if failed:
+        worries.append(
+            f"the last restore drill failed for {' and '.join(failed)}:"
+            " journalctl -t tap-trading-drill -n 50"
+        )
+    if deployed and time.time() - ended > DRILL_DUE_S:
+        worries.append(
+            "the last restore drill is over 8 days old: systemctl start tap-trading-drill"
+        )
+    result = f"failed for {' and '.join(failed)}" if failed else "restored and proven"
+    return f"{result}, from {place}, {age(ended)} ago"
+
+
+def metrics(name: str) -> dict[str, float]:
+    """The samples of a *.prom file by name and label; none if it is not there."""
+    found = {}
+    try:
+        for line in METRICS.joinpath(name).read_text().splitlines():
+            if line and not line.startswith("#"):
+                sample, _, value = line.rpartition(" ")
+                found[sample] = float(value)
+    except (OSError, ValueError):
+        return {}
+    return found
+
+
+def age(since: float) -> str:
+    minutes = (time.time() - since) / 60
+    return f"{minutes:.0f} minutes" if minutes < TWO_DAYS_MIN else f"{minutes / 1440:.0f} days"
 
 
 def firewall(worries: list[str]) -> str:

@@ -1,14 +1,18 @@
-"""The settings of the copies, and what is refused of them before anything is changed."""
+"""The units and the settings of the copies, and what is refused before anything is changed."""
 
 from __future__ import annotations
 
 import shlex
+import shutil
+import subprocess
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from tap_trading.base import config
 from templates.render import accepts, evaluate, render
+from templates.units import complaints, exposure
 
 MANAGED = "Written by Ansible"
 STORAGE: dict[str, Any] = {
@@ -88,3 +92,138 @@ def test_secrets_are_files_that_go_when_they_are_no_longer_set() -> None:
     assert files() == {"s3-secret": "", "key": ""}
     assert files(**STORAGE, backup_key="k") == {"s3-secret": "hidden", "key": "k"}
     assert files(backup_s3_secret="hidden")["s3-secret"] == ""
+
+
+# -- the units -----------------------------------------------------------------------------------
+
+
+def directives(template: str, **variables: Any) -> list[str]:
+    """The lines that say something."""
+    text = render("backup", template, ansible_managed=MANAGED, **variables)
+    return [line for line in text.splitlines() if line and not line.startswith(("#", "["))]
+
+
+UNITS = ("backup", "drill")
+
+
+@pytest.mark.parametrize("unit", UNITS)
+def test_the_network_is_there_for_the_storage_alone(unit: str) -> None:
+    template = f"tap-trading-{unit}.service.j2"
+    without, given = directives(template), directives(template, **STORAGE)
+    assert {"PrivateNetwork=yes", "RestrictAddressFamilies=AF_UNIX"} <= set(without)
+    assert set(given) - set(without) == {
+        "PrivateNetwork=no",
+        "RestrictAddressFamilies=AF_UNIX AF_INET AF_INET6",
+        "Wants=network-online.target",
+        "After=network-online.target",
+    }
+    for unit_of in (without, given):
+        assert "EnvironmentFile=-/etc/tap-trading/app.env" in unit_of
+        assert "EnvironmentFile=-/etc/tap-trading/backup.env" in unit_of
+        assert "ConditionPathExists=/opt/app/current/tap" in unit_of
+        assert f"SyslogIdentifier=tap-trading-{unit}" in unit_of
+
+
+def test_both_run_in_the_same_sandbox() -> None:
+    def sandbox(unit: str) -> list[str]:
+        found = directives(f"tap-trading-{unit}.service.j2", **STORAGE)
+        return found[found.index("User=app") :]
+
+    assert sandbox("backup") == sandbox("drill")
+
+
+def test_the_drill_runs_every_week() -> None:
+    service = directives("tap-trading-drill.service.j2")
+    assert (
+        "ExecStart=/opt/app/current/tap drill --dest /data/backups --scratch /data/drill"
+        " --metrics /data/metrics/drill.prom"
+    ) in service
+    assert "TimeoutStartSec=7200" in service
+    assert "OnCalendar=Sun *-*-* 04:20:00" in directives("tap-trading-drill.timer.j2")
+    other = directives("tap-trading-drill.timer.j2", backup_drill_time="daily")
+    assert {"OnCalendar=daily", "Persistent=yes"} <= set(other)
+
+
+@pytest.mark.parametrize(
+    ("settings", "good"),
+    [
+        ({}, True),
+        ({"backup_keep": 0}, False),
+        ({"backup_keep_daily": 0}, False),
+        ({"backup_keep_weekly": "none"}, False),
+        ({"backup_timeout": 0}, False),
+        ({"backup_drill_timeout": 0}, False),
+        ({"backup_drill_time": "*-*-1..7 03:00"}, True),
+        ({"backup_drill_time": ""}, False),
+        ({"backup_drill_time": "daily\nOnBootSec=1"}, False),
+    ],
+)
+def test_what_the_preflight_takes(settings: dict[str, Any], good: bool) -> None:
+    assert accepts("backup", "Refuse to keep no backup", **settings) is good
+
+
+@pytest.mark.skipif(not shutil.which("systemd-analyze"), reason="systemd-analyze is not here")
+@pytest.mark.parametrize("variables", [{}, STORAGE], ids=["alone", "storage"])
+def test_systemd_finds_nothing_wrong_with_them(variables: dict[str, Any], tmp_path: Path) -> None:
+    units = {
+        f"tap-trading-{unit}.{kind}": render(
+            "backup", f"tap-trading-{unit}.{kind}.j2", ansible_managed=MANAGED, **variables
+        )
+        for unit in UNITS
+        for kind in ("service", "timer")
+    }
+    assert not complaints(tmp_path, units)
+    for unit in UNITS:
+        name = f"tap-trading-{unit}.service"
+        assert exposure(tmp_path, name, units[name]) < 2.0
+
+
+# -- the script ----------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def script(tmp_path: Path) -> Path:
+    """The script, for a machine whose folders are elsewhere."""
+    text = render("backup", "backup-hourly.sh.j2", ansible_managed=MANAGED)
+    text = text.replace("/opt/app/current", str(tmp_path)).replace("/data/", f"{tmp_path}/")
+    path = tmp_path / "backup-hourly.sh"
+    path.write_text(text.replace('[ "$(id -u)" -eq 0 ]', "false"))
+    (tmp_path / "backups").mkdir()
+    return path
+
+
+def release(folder: Path, code: int) -> None:
+    """A `tap` that notes its words, and whose backup-all ends with this code."""
+    tap = folder / "tap"
+    tap.write_text(
+        f'#!/bin/sh\necho "${{TAP_S3_BUCKET-}} $*" >>{folder}/words\n'
+        f'[ "$1" = backup ] || exit {code}\n'
+    )
+    tap.chmod(0o755)
+
+
+def run(script: Path) -> tuple[int, list[str]]:
+    environment = {"PATH": "/usr/bin:/bin", "TAP_S3_BUCKET": "tap-copies"}
+    done = subprocess.run(["/bin/sh", script], env=environment, check=False)
+    return done.returncode, (script.parent / "words").read_text().splitlines()
+
+
+@pytest.mark.parametrize("code", [0, 1, 78])
+def test_the_script_backs_everything_up(code: int, script: Path) -> None:
+    release(script.parent, code)
+    folder = script.parent
+    assert run(script) == (
+        code,
+        [
+            (
+                f"tap-copies backup-all --dest {folder}/backups --keep 24 --keep-daily 7"
+                f" --keep-weekly 5 --metrics {folder}/metrics/backup.prom"
+            )
+        ],
+    )
+
+
+def test_a_release_that_was_rolled_back_to_makes_copies_too_and_removes_none(script: Path) -> None:
+    release(script.parent, 2)
+    code, words = run(script)
+    assert (code, words[1:]) == (0, [f" backup --dest {script.parent}/backups --keep 204"])

@@ -124,6 +124,12 @@ def test_it_writes_to_data_alone_if_at_all(name: str) -> None:
     assert service.get("ReadWritePaths", []) == (["/data"] if name in WRITERS else [])
 
 
+def test_it_cannot_read_the_secrets_of_the_backups(name: str) -> None:
+    assert unit_file(name, "service")["Service"]["InaccessiblePaths"] == [
+        "-/etc/tap-trading/backup"
+    ]
+
+
 def test_its_arithmetic_starts_no_threads(name: str) -> None:
     assert "OPENBLAS_NUM_THREADS=1" in unit_file(name, "service")["Service"]["Environment"]
 

@@ -48,7 +48,7 @@ def damaged_books(machine: Machine) -> Iterator[None]:
     folder = f"/run/systemd/system/{UNIT}.d"
     machine.run("/opt/app/scripts/backup-hourly.sh", timeout=120)
     machine.run(
-        f"zstd --quiet --force --decompress $(ls -t /data/backups/*.db.zst | head -n 1) -o {DAMAGED}"
+        f"zstd --quiet --force --decompress $(ls -t /data/backups/bets-*.db.zst | head -n 1) -o {DAMAGED}"
         f" && sqlite3 {DAMAGED} \"UPDATE users SET balance = balance + 7 WHERE id = 'house'\""
         f" && chown app: {DAMAGED}"
     )

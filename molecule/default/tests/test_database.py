@@ -65,7 +65,7 @@ def test_a_backup_is_a_whole_database_with_the_latest_bet(
 ) -> None:
     bet_id = place_bet().json["bet_id"]
     machine.run("/opt/app/scripts/backup-hourly.sh", timeout=120)
-    newest = host.check_output("ls -t /data/backups/*.db.zst | head -n 1")
+    newest = host.check_output("ls -t /data/backups/bets-*.db.zst | head -n 1")
     copy = f"/tmp/tap-test-{secrets.token_hex(4)}.db"
     try:
         machine.run(f"zstd --quiet --decompress {newest} -o {copy}")

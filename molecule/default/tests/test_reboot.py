@@ -14,6 +14,7 @@ RUNNING = (
     *(f"tap-trading-{name}.{kind}" for name in ("api", "ws", "price", "resolver") for kind in ("service", "socket")),
     "tap-trading-audit.timer",
     "tap-trading-backup.timer",
+    "tap-trading-drill.timer",
     "tap-trading-disk-watch.timer",
     "nginx.service",
     "redis-server.service",
