@@ -145,6 +145,10 @@ class Proxy:
             def log_message(self, *_: object) -> None:
                 pass
 
+            def handle(self) -> None:
+                with suppress(OSError):  # who asked was killed
+                    super().handle()
+
             def _any(self) -> None:
                 with suppress(OSError):  # who asked is gone
                     proxy._pass_on(self)
