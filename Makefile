@@ -54,6 +54,10 @@ dev: .venv/.locked ## Run all services on this host, without a VM, against a scr
 keys: .venv/.locked ## Make the first key that signs releases, unless it is there
 	@$(PYTHON) scripts/release_keys.py
 
+.PHONY: backup-key
+backup-key: .venv/.locked ## Print a new key to encrypt backups with; nothing is stored
+	@PYTHONPATH=app/src $(PYTHON) -m tap_trading.cli.main backup-key
+
 .PHONY: build
 build: .venv/.locked ## Build the release artifact of the checkout into dist/
 	@$(PYTHON) scripts/build.py

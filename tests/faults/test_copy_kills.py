@@ -199,6 +199,7 @@ def test_killed_while_it_restores(
     assert list((site.folder / "drill").iterdir()) == []
     assert taps.run(restore) == 0, taps.said()
     assert target.read_bytes() == wanted
+    assert list(target.parent.iterdir()) == [target]
     books_are_whole(site)
     measured(f"kill -9 of drills and restorations: {killed} of {KILLS} while they were at it")
     assert killed > KILLS / 2

@@ -380,6 +380,20 @@ def test_ended_while_it_sends_it_says_so_in_the_metrics(
     assert time.time() - site.value("tap_backup_last_success_timestamp_seconds", "bets") < 60
 
 
+def test_an_alert_stays_until_a_run_has_ended_well(site: CopiedSite, away: Storage) -> None:
+    away.proxy.fault = lambda *_: (503, "SlowDown")
+    hourly.run(plan(site), away.store)
+    away.proxy.heal()
+    seen = []
+
+    def connect() -> ObjectStore:
+        seen.append(site.value("tap_backup_failed"))
+        return away.store()
+
+    hourly.run(plan(site), connect)
+    assert (seen, site.value("tap_backup_failed")) == ([1], 0)
+
+
 # -- restored ------------------------------------------------------------------------------------
 
 
@@ -404,6 +418,22 @@ def test_a_restored_database_is_the_one_that_was_copied(
             assert restored.execute(question).fetchall() == live.execute(question).fetchall()
     code, _, err = run_tap(*words)
     assert (code, err) == (1, f"tap: {target} is there already; name a new file\n")
+
+
+def test_a_database_appears_once_it_is_proven(
+    site: CopiedSite, run_tap: Tap, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert run_tap(*site.backup_words())[0] == 0
+    target = site.folder / "restored.db"
+
+    def unproven(*_: object) -> None:
+        assert not target.exists()
+        raise UnprovenError("failed its audit")
+
+    monkeypatch.setattr("tap_trading.archive.restore.prove", unproven)
+    code, _, err = run_tap("restore", "--dest", str(site.copies), "--to", str(target))
+    assert (code, "failed its audit" in err, target.exists()) == (1, True, False)
+    assert not list(site.folder.glob(".restore-*"))
 
 
 def test_a_copy_is_restored_by_its_name(site: CopiedSite, run_tap: Tap) -> None:

@@ -62,14 +62,14 @@ def run(
             for name in NAMES:
                 _copy(plan, name, datetime.fromtimestamp(clock(), UTC), outcome)
             # The storage may take long, and this process may be ended before it answers.
-            _tell(plan, outcome, clock())
+            _tell(plan, outcome, clock(), ended=False)
             try:
                 _send(plan, connect, outcome)
             except BaseException:
                 outcome.problems.append("it was ended before all copies were off the machine")
                 raise
             finally:
-                _tell(plan, outcome, clock())
+                _tell(plan, outcome, clock(), ended=True)
     except NoScratchError as error:
         raise BackupError(str(error)) from error
     except OSError as error:
@@ -103,8 +103,8 @@ def _send(plan: Plan, connect: Callable[[], ObjectStore | None], outcome: Outcom
         outcome.problems += outcome.offsite.problems
 
 
-def _tell(plan: Plan, outcome: Outcome, now: float) -> None:
-    """Write the metrics; what this run did not reach stays as the last one left it."""
+def _tell(plan: Plan, outcome: Outcome, now: float, *, ended: bool) -> None:
+    """Write the metrics; what this run did not reach, or not yet, stays as the last one left it."""
     if plan.metrics is None:
         return
     before = textfile.read(plan.metrics)
@@ -115,13 +115,12 @@ def _tell(plan: Plan, outcome: Outcome, now: float) -> None:
 
     made, sent = outcome.made, outcome.offsite
     newest = sent.newest if sent else {}
+    failed = before.get("tap_backup_failed", {"": 0.0})
+    if ended or outcome.problems:
+        failed = {"": float(bool(outcome.problems))}
     metrics = [
-        Metric(
-            "tap_backup_failed",
-            "1 if anything went wrong in the last run, else 0.",
-            {"": float(bool(outcome.problems))},
-        ),
-        Metric("tap_backup_timestamp_seconds", "When the last run ended, Unix time.", {"": now}),
+        Metric("tap_backup_failed", "1 if anything went wrong in the last run, else 0.", failed),
+        Metric("tap_backup_timestamp_seconds", "When these were written, Unix time.", {"": now}),
         per_database(
             "last_success_timestamp_seconds",
             "When the newest proven copy was taken, Unix time.",

@@ -1,6 +1,5 @@
 """Copies made databases again, and proven to be what was copied."""
 
-import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -9,7 +8,7 @@ from tap_trading.archive.backup import Copy, copies_in
 from tap_trading.archive.contents import Contents, Name, UnprovenError, compare, contents_of, prove
 from tap_trading.archive.objects import ObjectStore, StoreError
 from tap_trading.archive.offsite import PREFIX, key_of, stored_copies
-from tap_trading.archive.scratch import NoScratchError, require_room, sync
+from tap_trading.archive.scratch import NoScratchError, require_room, scratch, sync
 from tap_trading.archive.sealing import Key, SealError
 
 _SCRATCH = ".restore-"
@@ -57,8 +56,8 @@ def restore(source: Source, copy: Copy, target: Path, key: Key | None) -> Conten
     if target.exists():
         raise RestoreError(f"{target} is there already; name a new file")
     try:
-        with tempfile.TemporaryDirectory(prefix=_SCRATCH, dir=target.parent) as made:
-            restored = Path(made, "restored.db")
+        with scratch(target.parent, f"{_SCRATCH}{target.name}-") as place:
+            restored = place / "restored.db"
             contents = _restored(source, copy, restored, key)
             restored.rename(target)
         sync(target.parent)
