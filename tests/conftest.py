@@ -152,6 +152,7 @@ def environment(redis_server: RedisServer, database: Path, prices: Path) -> dict
         "REDIS_ADDR": f"unix:{redis_server.path}",
         "DB_PATH": str(database),
         "PRICES_DB_PATH": str(prices),
+        "TAP_ARCHIVE_DIR": str(database.parent / "archive"),
     }
 
 

@@ -85,12 +85,14 @@ class Tape:
 class Traders:
     """Users with money who bet at given moments, straight into the books."""
 
-    def __init__(self, path: Path, count: int = 3, balance: int = 10**7) -> None:
+    def __init__(
+        self, path: Path, count: int = 3, balance: int = 10**7, opened_at: int = 1
+    ) -> None:
         self._lock = WriterLock(path)
         self._connection = open_writer(path)
         self._books = BetBooks(LIMITS)
         self._number = 0
-        self.users = [self._open(f"wallet{number}", balance) for number in range(count)]
+        self.users = [self._open(f"wallet{n}", balance, opened_at) for n in range(count)]
 
     def close(self) -> None:
         """Bet no more."""
@@ -98,9 +100,9 @@ class Traders:
             self._connection.close()
         self._lock.close()
 
-    def _open(self, address: str, balance: int) -> str:
+    def _open(self, address: str, balance: int, at: int) -> str:
         with self._lock.held(), self._connection:
-            return accounts.open_account(self._connection, address, 1, balance).user_id
+            return accounts.open_account(self._connection, address, at, balance).user_id
 
     def bet(
         self,

@@ -25,20 +25,27 @@ OFTEN = 0.004
 
 
 async def settled_market(
-    books: Path, prices: Path, seconds: int, *, often: float = OFTEN, seed: int = 1
+    books: Path,
+    prices: Path,
+    seconds: int,
+    *,
+    begin: int = BEGIN,
+    often: float = OFTEN,
+    seed: int = 1,
 ) -> int:
     """Write bars and bets of a market of so many seconds into these databases, the former
-    migrated, and settle them all; the end of the last bar, Unix ms. The first begins at BEGIN.
+    migrated, and settle them all; the end of the last bar, Unix ms. The first begins at `begin`.
 
     Some six bets are placed on each column, around the price. In the part `often` of all columns
     an outage begins.
     """
     chance = random.Random(seed)
-    tape, traders = Tape(prices, BEGIN, sigma=SIGMA), Traders(books, count=USERS, balance=10**10)
+    tape = Tape(prices, begin, sigma=SIGMA)
+    traders = Traders(books, count=USERS, balance=10**10, opened_at=begin)
     users = cycle(range(USERS))  # in turn, so that nobody bets on a cell twice
     price, away = PRICE, 0
     try:
-        async with resolving(books, prices) as resolver:
+        async with resolving(books, prices, lambda: tape.now) as resolver:
             for column in range(seconds // WIDTH):
                 traders.bet_many(_bets(chance, users, tape.now, price))
                 if not away and chance.random() < often:

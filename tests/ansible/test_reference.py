@@ -14,7 +14,7 @@ from templates.render import render
 
 #: Settings that the machine fixes: paths, sockets and ports of the layout.
 FIXED = {
-    *("DB_PATH", "PRICES_DB_PATH", "REDIS_ADDR", "TAP_METRICS_DIR"),
+    *("DB_PATH", "PRICES_DB_PATH", "REDIS_ADDR", "TAP_METRICS_DIR", "TAP_ARCHIVE_DIR"),
     *("TAP_API_LISTEN", "TAP_WS_LISTEN", "TAP_PRICE_LISTEN", "TAP_RESOLVER_LISTEN"),
 }
 #: Settings of the copies, which no service reads.
@@ -106,6 +106,7 @@ def test_the_rendered_settings_load_and_are_the_defaults() -> None:
     assert rendered.db_path == Path("/data/bets.db")
     assert rendered.prices_db_path == Path("/data/prices.db")
     assert rendered.metrics_dir == Path("/data/metrics")
+    assert rendered.archive_dir == Path("/data/archive")
     assert rendered.api_listen == Address("127.0.0.1", 8080)
     assert rendered.ws_listen == Address("127.0.0.1", 8081)
     assert rendered.price_listen == Address("127.0.0.1", 8090)

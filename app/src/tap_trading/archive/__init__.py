@@ -1,1 +1,1 @@
-"""Copies of the databases: made, proven, kept, sent off the machine and restored."""
+"""What is kept for ever: copies of the databases, and closed weeks in files of their own."""

@@ -108,6 +108,11 @@ class Settings(BaseModel):
         alias="PRICES_DB_PATH",
         description="SQLite file of the index's bars.",
     )
+    archive_dir: Path = Field(
+        Path("/data/archive"),
+        alias="TAP_ARCHIVE_DIR",
+        description="Folder of the weeks that were moved out of the database of bets.",
+    )
     metrics_dir: Path = Field(
         Path("/data/metrics"),
         alias="TAP_METRICS_DIR",

@@ -3,6 +3,8 @@
 import argparse
 from collections.abc import Iterable
 
+from tap_trading.archive.history import History
+from tap_trading.archive.shelf import Shelf
 from tap_trading.base.config import Settings
 from tap_trading.base.logger import rfc3339_ms
 from tap_trading.cli import amounts
@@ -49,12 +51,14 @@ def _user(settings: Settings, args: argparse.Namespace) -> int:
 
 
 def _bet(settings: Settings, args: argparse.Namespace) -> int:
-    with books(settings.db_path) as connection:
-        bet = statement.bet(connection, args.bet_id)
-        if bet is None:
-            raise RefusedError(f"there is no bet with the id {args.bet_id}")
-        entries = statement.entries_of(connection, args.bet_id)
-        house = statement.house_sides(connection, args.bet_id)
+    with books(settings.db_path) as present:
+        history = History(present, Shelf(settings.archive_dir))
+        with history.where(args.bet_id) as connection:
+            bet = statement.bet(connection, args.bet_id) if connection else None
+            if connection is None or bet is None:
+                raise RefusedError(f"there is no bet with the id {args.bet_id}")
+            entries = statement.entries_of(connection, args.bet_id)
+            house = statement.house_sides(connection, args.bet_id)
     _print_table([(name, _column(name, value)) for name, value in bet.items()])
     _print_entries("entries" if entries else "no entries", entries)
     if house:

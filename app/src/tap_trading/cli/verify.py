@@ -10,6 +10,7 @@ from itertools import chain, islice
 import apsw
 import orjson
 
+from tap_trading.archive.shelf import Shelf
 from tap_trading.base.config import Settings
 from tap_trading.cli.command import Add, RefusedError, books
 from tap_trading.ledger import queries
@@ -23,6 +24,8 @@ _DAY = re.compile(r"\d{4}-\d{2}-\d{2}(T\d{2}:\d{2}(:\d{2}(\.\d{3})?)?Z)?")
 _AT_ONCE = 2000
 #: Wrong bets that are named; all are counted.
 _LISTED = 20
+#: Ledgers, each with the prices that decided its bets.
+Sources = Iterator[tuple[apsw.Connection, apsw.Connection]]
 
 
 def add_to(add: Add) -> None:
@@ -44,12 +47,28 @@ def _verify(settings: Settings, args: argparse.Namespace) -> int:
     if (args.bet_id is None) == (args.begin is None) or (args.begin is None) != (args.end is None):
         raise RefusedError("verify one BET_ID, or all bets --from a time --to another")
     with books(settings.db_path) as ledger, books(settings.prices_db_path) as prices:
+        sources = _sources(settings, ledger, prices)
         if args.bet_id is not None:
-            return _one(settings, ledger, prices, args.bet_id)
-        return _all(settings, ledger, prices, args.begin, args.end)
+            return _one(settings, sources, args.bet_id)
+        return _all(settings, sources, args.begin, args.end)
 
 
-def _one(settings: Settings, ledger: apsw.Connection, prices: apsw.Connection, bet_id: str) -> int:
+def _sources(settings: Settings, ledger: apsw.Connection, prices: apsw.Connection) -> Sources:
+    """The archives on this machine, oldest first, and the books as they are when this begins."""
+    shelf = Shelf(settings.archive_dir)
+    begins_behind = ledger.execute("SELECT week FROM horizon").get
+    for week in reversed(shelf.weeks()):
+        if week.name <= begins_behind:
+            with shelf.open(week) as archive:
+                yield archive, archive
+    yield ledger, prices
+
+
+def _one(settings: Settings, sources: Sources, bet_id: str) -> int:
+    found = ((each, prices) for each, prices in sources if queries.row_of(each, bet_id) is not None)
+    ledger, prices = next(found, (None, None))
+    if ledger is None or prices is None:
+        raise RefusedError(f"there is no bet with the id {bet_id}")
     [case] = chain.from_iterable(_chunks(settings, ledger, prices, [bet_id]))
     bet, findings = case.found.bet, verification.verify(case)
     print(f"{bet.bet_id} is {case.found.status}: {bet.amount} cents on {bet.cell_id}")
@@ -58,15 +77,16 @@ def _one(settings: Settings, ledger: apsw.Connection, prices: apsw.Connection, b
     return 0 if all(finding.right for finding in findings) else 1
 
 
-def _all(
-    settings: Settings, ledger: apsw.Connection, prices: apsw.Connection, begin: int, end: int
-) -> int:
+def _all(settings: Settings, sources: Sources, begin: int, end: int) -> int:
     """Every bet placed in [begin, end) again; the results as stored and as computed, as hashes
     of a line of JSON for each bet, are the same if nothing differs.
     """
     stored, computed = hashlib.sha256(), hashlib.sha256()
     count = wrong = 0
-    for cases in _chunks(settings, ledger, prices, queries.placed_between(ledger, begin, end)):
+    for cases in chain.from_iterable(
+        _chunks(settings, ledger, prices, queries.placed_between(ledger, begin, end))
+        for ledger, prices in sources
+    ):
         for case, result in zip(cases, verification.replay(cases), strict=True):
             ours = _line(case.found.bet.bet_id, verification.stored(case.found))
             theirs = _line(case.found.bet.bet_id, result)

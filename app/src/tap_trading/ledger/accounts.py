@@ -155,10 +155,12 @@ def _check(account: Account, amount: int, ref_id: str) -> None:
 def _is_used(connection: apsw.Connection, ref_type: str, ref_id: str) -> bool:
     """Whether a movement has the reference; of its two entries the house's is always there."""
     found = connection.execute(
-        "SELECT 1 FROM transaction_ledger WHERE user_id = ? AND ref_type = ? AND ref_id = ?",
+        "SELECT EXISTS (SELECT 1 FROM transaction_ledger"
+        " WHERE user_id = ?1 AND ref_type = ?2 AND ref_id = ?3)"
+        " OR EXISTS (SELECT 1 FROM archived_references WHERE ref_type = ?2 AND ref_id = ?3)",
         (HOUSE, ref_type, ref_id),
-    ).fetchone()
-    return found is not None
+    ).get
+    return bool(found)
 
 
 def _move(

@@ -14,8 +14,8 @@ import apsw
 
 from tap_trading.base.db import DatabaseError
 
-#: The first schema whose bets are settled.
-_OLDEST_SCHEMA = 3
+#: The first schema whose weeks are archived.
+_OLDEST_SCHEMA = 4
 
 #: How many sentences a report holds for each question; all findings are counted.
 LISTED = 20
@@ -33,18 +33,28 @@ class _Question:
 
 _QUESTIONS = (
     _Question(
-        "SELECT sum(amount) FROM transaction_ledger HAVING sum(amount) <> 0",
+        "SELECT sum(amount) FROM present_entries HAVING sum(amount) <> 0",
         "all entries together are {} cents instead of 0",
     ),
     _Question(
         """
-        SELECT u.id, u.balance, coalesce(l.total, 0)
+        SELECT u.id, u.balance, coalesce(o.balance, 0) + coalesce(l.total, 0)
         FROM users u
-        LEFT JOIN (SELECT user_id, sum(amount) AS total FROM transaction_ledger GROUP BY user_id) l
+        LEFT JOIN opening_balances o
+          ON o.week = (SELECT week FROM horizon) AND o.user_id = u.id
+        LEFT JOIN (SELECT user_id, sum(amount) AS total FROM present_entries GROUP BY user_id) l
           ON l.user_id = u.id
-        WHERE u.balance <> coalesce(l.total, 0)
+        WHERE u.balance <> coalesce(o.balance, 0) + coalesce(l.total, 0)
         """,
         "{} has a balance of {} cents, but its entries add up to {}",
+    ),
+    _Question(
+        """
+        SELECT week, sum(balance) FROM opening_balances
+        WHERE week = (SELECT week FROM horizon)
+        GROUP BY week HAVING sum(balance) <> 0
+        """,
+        "the balances at the end of {} are together {} cents instead of 0",
     ),
     _Question(
         "SELECT id, balance FROM users WHERE balance < 0 AND id <> 'house'",
@@ -54,9 +64,14 @@ _QUESTIONS = (
         """
         SELECT id, user_id, balance_after, before, amount
         FROM (
-          SELECT id, user_id, amount, balance_after,
-                 lag(balance_after, 1, 0) OVER (PARTITION BY user_id ORDER BY rowid) AS before
-          FROM transaction_ledger
+          SELECT e.id, e.user_id, e.amount, e.balance_after,
+                 coalesce(
+                   lag(e.balance_after) OVER (PARTITION BY e.user_id ORDER BY e.number),
+                   o.balance, 0
+                 ) AS before
+          FROM present_entries e
+          LEFT JOIN opening_balances o
+            ON o.week = (SELECT week FROM horizon) AND o.user_id = e.user_id
         )
         WHERE balance_after <> before + amount
         """,
@@ -69,9 +84,9 @@ _QUESTIONS = (
         FROM (
           SELECT id, ref_type, ref_id, total, lag(total, 1, 0) OVER (ORDER BY number) AS before
           FROM (
-            SELECT id, user_id, ref_type, ref_id, rowid AS number,
-                   sum(amount) OVER (ORDER BY rowid) AS total
-            FROM transaction_ledger
+            SELECT id, user_id, ref_type, ref_id, number,
+                   sum(amount) OVER (ORDER BY number) AS total
+            FROM present_entries
           )
           WHERE user_id = 'house'
         )
@@ -84,7 +99,7 @@ _QUESTIONS = (
     _Question(
         """
         SELECT ref_type, ref_id, count(*), count(*) FILTER (WHERE user_id = 'house'), sum(amount)
-        FROM transaction_ledger
+        FROM present_entries
         WHERE ref_type NOT IN ('BET', 'PAYOUT', 'REFUND')
         GROUP BY ref_type, ref_id
         HAVING count(*) <> 2 OR count(*) FILTER (WHERE user_id = 'house') <> 1 OR sum(amount) <> 0
@@ -92,20 +107,38 @@ _QUESTIONS = (
         "{} {} is not an entry of a user and its opposite of the house: it has {} in all, {} of"
         " the house, together {} cents",
     ),
-    # A bet without a key is one of schema 1, whose bets moved no money.
+    # A bet without a key is one of schema 1, whose bets moved no money. The stake of a bet that
+    # was carried over from the week before is in an archive.
     _Question(
         """
-        SELECT b.id, b.user_id, b.status, b.amount, coalesce(e.amount || ' cents', 'nothing')
-        FROM bets b
-        LEFT JOIN transaction_ledger e
-          ON e.user_id = b.user_id AND e.ref_type = 'BET' AND e.ref_id = b.id
+        SELECT b.id, b.user_id, b.status, b.amount, coalesce(b.moved || ' cents', 'nothing')
+        FROM (
+          SELECT b.id, b.user_id, b.status, b.amount, b.idempotency_key,
+                 CASE WHEN e.id IS NULL OR c.amount IS NULL THEN coalesce(e.amount, c.amount)
+                 ELSE e.amount + c.amount END AS moved
+          FROM present_bets b
+          LEFT JOIN transaction_ledger e
+            ON e.user_id = b.user_id AND e.ref_type = 'BET' AND e.ref_id = b.id
+            AND e.rowid > (SELECT entries FROM horizon)
+          LEFT JOIN carried_bets c
+            ON c.week = (SELECT week FROM horizon) AND c.bet_id = b.id
+        ) b
         WHERE CASE
-          WHEN b.status = 'insufficient_funds' THEN e.id IS NOT NULL
-          WHEN e.id IS NULL THEN b.idempotency_key IS NOT NULL
-          ELSE e.amount <> -b.amount
+          WHEN b.status = 'insufficient_funds' THEN b.moved IS NOT NULL
+          WHEN b.moved IS NULL THEN b.idempotency_key IS NOT NULL
+          ELSE b.moved <> -b.amount
         END
         """,
         "bet {} of {} is {} with a stake of {} cents, but its entry moved {}",
+    ),
+    # A bet that was carried over has to be there.
+    _Question(
+        """
+        SELECT c.bet_id, c.user_id, c.week
+        FROM carried_bets c LEFT JOIN bets b ON b.id = c.bet_id AND b.user_id = c.user_id
+        WHERE c.week = (SELECT week FROM horizon) AND b.id IS NULL
+        """,
+        "bet {} of {} was carried over from {}, but is not there",
     ),
     # Paid once if it was won, given back once if it is void, and neither in any other case.
     _Question(
@@ -114,7 +147,7 @@ _QUESTIONS = (
                coalesce(b.reward_rate_bps || ' basis points', 'no rate'),
                coalesce(b.payout_amount || ' cents', 'nothing'),
                coalesce(p.amount || ' cents', 'nothing'), coalesce(r.amount || ' cents', 'nothing')
-        FROM bets b
+        FROM present_bets b
         LEFT JOIN transaction_ledger p
           ON p.user_id = b.user_id AND p.ref_type = 'PAYOUT' AND p.ref_id = b.id
         LEFT JOIN transaction_ledger r
@@ -132,9 +165,15 @@ _QUESTIONS = (
     _Question(
         """
         SELECT e.id, e.user_id, e.amount, e.ref_id, coalesce('is of ' || b.user_id, 'is not there')
-        FROM transaction_ledger e
+        FROM present_entries e
         LEFT JOIN bets b ON b.id = e.ref_id
-        WHERE e.ref_type IN ('BET', 'PAYOUT', 'REFUND') AND e.user_id <> 'house' AND e.user_id IS NOT b.user_id
+        WHERE e.ref_type IN ('BET', 'PAYOUT', 'REFUND') AND e.user_id <> 'house'
+          AND e.user_id IS NOT b.user_id
+          AND NOT (e.ref_type = 'BET' AND b.id IS NULL AND EXISTS (
+            SELECT 1 FROM carried_bets c
+            WHERE c.week > (SELECT week FROM horizon) AND c.bet_id = e.ref_id
+              AND c.user_id = e.user_id AND c.amount = e.amount
+          ))
         """,
         "entry {} of {} moved {} cents for bet {}, which {}",
     ),
@@ -217,7 +256,7 @@ def audit(connection: apsw.Connection) -> Report:
             _check_schema(connection)
             users, entries, bets = connection.execute(
                 "SELECT (SELECT count(*) FROM users WHERE id <> 'house'),"
-                " (SELECT count(*) FROM transaction_ledger), (SELECT count(*) FROM bets)"
+                " (SELECT count(*) FROM present_entries), (SELECT count(*) FROM present_bets)"
             ).fetchone() or (0, 0, 0)
             found, listed = 0, []
             for question in _QUESTIONS:

@@ -22,6 +22,8 @@ Item = TypeVar("Item")
 LARGEST_PAGE = 100
 USUAL_PAGE = 50
 
+_BET_ID = re.compile(r"bet_([0-9a-f]{12})")
+
 STATUSES = ("pending", "confirmed", "won", "lost", "insufficient_funds", "void")
 
 
@@ -101,15 +103,17 @@ class Page(Generic[Item]):
     next_cursor: Cursor | None  # None when there is nothing older
 
 
-# Where a page of bets begins: at the first one, of anyone, that is not before the cursor's.
+#: Above every row.
+_NO_ROW = 1 << 62
+
 # CROSS JOIN keeps the tables in this order, and a LIMIT the order of a subquery's rows.
 _BETS = """
-SELECT id, cell_id, amount, status, reward_rate_bps, payout_amount, placed_at, resolved_at
+SELECT bets.rowid, id, cell_id, amount, status, reward_rate_bps, payout_amount, placed_at,
+       resolved_at
 FROM (
   SELECT rowid AS number
   FROM bets INDEXED BY idx_bets_user
-  WHERE user_id = ?1
-    AND rowid < coalesce((SELECT rowid FROM bets WHERE id >= ?2 ORDER BY id LIMIT 1), 1 << 62)
+  WHERE user_id = ?1 AND rowid < ?2
   ORDER BY rowid DESC
   LIMIT CASE WHEN ?3 IS NULL THEN ?4 ELSE -1 END
 ) found CROSS JOIN bets ON bets.rowid = found.number
@@ -146,6 +150,13 @@ FROM (
 ORDER BY id DESC
 LIMIT ?5
 """
+_ARCHIVED_ENTRIES = """
+SELECT id, amount, balance_after, ref_type, ref_id, created_at
+FROM transaction_ledger INDEXED BY idx_ledger_user
+WHERE user_id = ? AND id < ?
+ORDER BY id DESC
+LIMIT ?
+"""
 _BET = """
 SELECT id, cell_id, amount, status, reward_rate_bps, payout_amount, placed_at, resolved_at
 FROM bets
@@ -167,9 +178,40 @@ def bets(
     limit: int = USUAL_PAGE,
 ) -> Page[Bet]:
     """A page of a user's bets, of one status or of all."""
-    _, item_id = cursor or _START
-    rows = connection.execute(_BETS, (user_id, item_id, status, limit + 1))
-    found = [Bet(*row) for row in rows]
+    below = row_from(connection, cursor.item_id) if cursor else None
+    found = bets_below(connection, user_id, below, status=status, limit=limit + 1)
+    return bet_page([each for _, each in found], limit)
+
+
+def bets_below(
+    connection: apsw.Connection,
+    user_id: str,
+    below: int | None,
+    *,
+    status: str | None,
+    limit: int,
+) -> list[tuple[int, Bet]]:
+    """The last bets of a user in rows below a number, or of all rows, with the rows' numbers."""
+    rows = connection.execute(_BETS, (user_id, below or _NO_ROW, status, limit))
+    return [(number, Bet(*row)) for number, *row in rows]
+
+
+def row_of(connection: apsw.Connection, bet_id: str) -> int | None:
+    """The row of a bet, whoever's it is; None when there is none of this id."""
+    row = connection.execute("SELECT rowid FROM bets WHERE id = ?", (bet_id,)).get
+    return None if row is None else int(row)
+
+
+def row_from(connection: apsw.Connection, bet_id: str) -> int | None:
+    """The row of the first bet, of anyone, that is not before this one; None when all are."""
+    row = connection.execute(
+        "SELECT rowid FROM bets WHERE id >= ? ORDER BY id LIMIT 1", (bet_id,)
+    ).get
+    return None if row is None else int(row)
+
+
+def bet_page(found: list[Bet], limit: int) -> Page[Bet]:
+    """The page of bets of which one more than `limit` was asked for."""
     last = found[limit - 1] if len(found) > limit else None
     return Page(found[:limit], Cursor(last.placed_at, last.bet_id) if last else None)
 
@@ -182,11 +224,30 @@ def entries(
     limit: int = USUAL_PAGE,
 ) -> Page[Entry]:
     """A page of a user's ledger entries."""
+    return entry_page(entries_below(connection, user_id, cursor, limit=limit + 1), limit)
+
+
+def entries_below(
+    connection: apsw.Connection, user_id: str, cursor: Cursor | None, *, limit: int
+) -> list[Entry]:
+    """The last entries of a user before the cursor's, or of all."""
     time, item_id = cursor or _START
     # A stake's entry is named after its bet.
     bet_id = f"bet_{item_id.removeprefix('led_').removesuffix('u')}"
-    rows = connection.execute(_ENTRIES, (user_id, time, item_id, bet_id, limit + 1))
-    found = [Entry(*row) for row in rows]
+    rows = connection.execute(_ENTRIES, (user_id, time, item_id, bet_id, limit))
+    return [Entry(*row) for row in rows]
+
+
+def archived_entries_below(
+    archive: apsw.Connection, user_id: str, cursor: Cursor | None, *, limit: int
+) -> list[Entry]:
+    """The like of an archive, where a bet may be in another file than its stake's entry."""
+    rows = archive.execute(_ARCHIVED_ENTRIES, (user_id, (cursor or _START).item_id, limit))
+    return [Entry(*row) for row in rows]
+
+
+def entry_page(found: list[Entry], limit: int) -> Page[Entry]:
+    """The page of entries of which one more than `limit` was asked for."""
     last = found[limit - 1] if len(found) > limit else None
     return Page(found[:limit], Cursor(last.created_at, last.entry_id) if last else None)
 
@@ -206,7 +267,7 @@ def any_bet(connection: apsw.Connection, bet_id: str) -> Bet | None:
 def placed_between(connection: apsw.Connection, begin: int, end: int) -> Iterator[str]:
     """The ids of all bets placed inside [begin, end), in Unix ms; ids begin with their time."""
     rows = connection.execute(
-        "SELECT id FROM bets WHERE id >= ? AND id < ? ORDER BY id",
+        "SELECT id FROM present_bets WHERE id >= ? AND id < ? ORDER BY id",
         (f"bet_{begin:012x}", f"bet_{end:012x}"),
     )
     return (bet_id for (bet_id,) in rows)
@@ -216,6 +277,12 @@ def balance(connection: apsw.Connection, user_id: str) -> int | None:
     """A user's balance in cents; None when there is no such account."""
     row = connection.execute("SELECT balance FROM users WHERE id = ?", (user_id,)).fetchone()
     return row[0] if row else None
+
+
+def placed_at(bet_id: str) -> int | None:
+    """When the bet of an id was placed, Unix ms; None when it is no id of a bet."""
+    match = _BET_ID.match(bet_id)
+    return int(match[1], 16) if match else None
 
 
 def oldest_bet(connection: apsw.Connection) -> int | None:

@@ -8,6 +8,7 @@ from functools import partial
 import apsw
 from aiohttp import web
 
+from tap_trading.archive.shelf import Shelf
 from tap_trading.auth.challenge import Challenges
 from tap_trading.auth.limits import WalletLimits
 from tap_trading.auth.sessions import Sessions
@@ -68,6 +69,7 @@ async def build(
             sessions=sessions,
             watch=watch,
             clock=system_clock,
+            shelf=Shelf(settings.archive_dir),
         )
         bet_desk = BetDesk(
             watch=watch,

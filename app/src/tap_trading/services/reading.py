@@ -1,13 +1,16 @@
 """The calls that only read: one's account, bets and ledger, and the market."""
 
+import functools
 import re
 from collections.abc import Callable
 from collections.abc import Set as AbstractSet
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import apsw
 from aiohttp import web
 
+from tap_trading.archive.history import History
+from tap_trading.archive.shelf import Shelf
 from tap_trading.auth.sessions import Sessions
 from tap_trading.base import logger
 from tap_trading.base.clock import Clock
@@ -17,12 +20,14 @@ from tap_trading.base.logger import rfc3339_ms
 from tap_trading.base.metrics import ERRORS
 from tap_trading.game.cell import SYMBOL
 from tap_trading.ledger import queries
-from tap_trading.ledger.queries import Bet, Cursor, CursorForm, Entry
+from tap_trading.ledger.queries import Bet, Cursor, CursorForm, Entry, Page
 from tap_trading.market.offer import grid_fields
+from tap_trading.market.price_store import StoredBar
 from tap_trading.market.watch import MarketState, PriceWatch
 from tap_trading.services import auth
 from tap_trading.services.http import json_response
 from tap_trading.settlement import evidence, shown
+from tap_trading.settlement.evidence import Decision
 
 T = TypeVar("T")
 
@@ -48,7 +53,9 @@ class ReadRoutes:
         sessions: Sessions,
         watch: PriceWatch,
         clock: Clock,
+        shelf: Shelf,
     ) -> None:
+        self._shelf = shelf
         self._readers = readers
         self._prices = prices
         self._sessions = sessions
@@ -79,32 +86,35 @@ class ReadRoutes:
         asked = _parameters(request, {"status", "cursor", "limit"})
         status = _status(asked.get("status"))
         cursor, limit = _place(asked.get("cursor"), queries.BET_CURSORS), _limit(asked.get("limit"))
-        page = await self._ask(
-            lambda books: queries.bets(books, user_id, status=status, cursor=cursor, limit=limit)
-        )
+
+        def read(books: apsw.Connection) -> tuple[Page[Bet], int | None]:
+            history = History(books, self._shelf)
+            page = history.bets(user_id, status=status, cursor=cursor, limit=limit)
+            return page, history.archived_before()
+
+        page, before = await self._ask(read)
         items = [shown.bet_fields(bet) for bet in page.items]
-        return _page(items, page.next_cursor, queries.BET_CURSORS)
+        return _page(items, page.next_cursor, queries.BET_CURSORS, before)
 
     async def bet(self, request: web.Request) -> web.Response:
         """One of one's bets; 404 for anyone else's."""
         user_id = (await auth.authenticate(request, self._sessions)).user_id
         _parameters(request)
         bet_id = request.match_info["id"]
-        bet = None
-        if _ID.fullmatch(bet_id):
-            bet = await self._ask(lambda books: queries.bet(books, user_id, bet_id))
-        if bet is None:
+        look = functools.partial(_look_up, user_id, bet_id, self._shelf)
+        seen = await self._ask(look) if _ID.fullmatch(bet_id) else None
+        if seen is None:
             raise ProblemError(404, "not_found", "You have no bet with this id.")
-        return _unstored({**shown.bet_fields(bet), "evidence": await self._evidence(bet)})
+        fields = shown.bet_fields(seen.bet)
+        return _unstored({**fields, "evidence": await self._evidence(seen)})
 
-    async def _evidence(self, bet: Bet) -> dict[str, object] | None:
+    async def _evidence(self, seen: "_Seen") -> dict[str, object] | None:
         """What the bet was decided by, as far as it is; None for one that was never placed."""
-        found = await self._ask(lambda books: evidence.decision(books, bet.bet_id))
-        if found is None or bet.status == "insufficient_funds":
+        found, bars = seen.found, seen.bars
+        if found is None or seen.bet.status == "insufficient_funds":
             return None
-        cell = found.cell
-        bars = []
-        if found.window is not None:
+        if bars is None:
+            cell = found.cell
             bars = await self._ask(lambda prices: evidence.window_bars(prices, cell), self._prices)
         return evidence.shown(found, bars)
 
@@ -114,11 +124,15 @@ class ReadRoutes:
         asked = _parameters(request, {"cursor", "limit"})
         cursor = _place(asked.get("cursor"), queries.ENTRY_CURSORS)
         limit = _limit(asked.get("limit"))
-        page = await self._ask(
-            lambda books: queries.entries(books, user_id, cursor=cursor, limit=limit)
-        )
+
+        def read(books: apsw.Connection) -> tuple[Page[Entry], int | None]:
+            history = History(books, self._shelf)
+            page = history.entries(user_id, cursor=cursor, limit=limit)
+            return page, history.archived_before()
+
+        page, before = await self._ask(read)
         items = [_entry_fields(entry) for entry in page.items]
-        return _page(items, page.next_cursor, queries.ENTRY_CURSORS)
+        return _page(items, page.next_cursor, queries.ENTRY_CURSORS, before)
 
     async def market(self, request: web.Request) -> web.Response:
         """The price and the grid at this moment; there are no cells while no bets are taken."""
@@ -150,6 +164,27 @@ class ReadRoutes:
                 "The books cannot be read at the moment; try again soon.",
                 retry_after_s=_RETRY_AFTER_S,
             ) from error
+
+
+class _Seen(NamedTuple):
+    """A bet as it was found."""
+
+    bet: Bet
+    found: Decision | None
+    bars: list[StoredBar] | None  # of its window; None: they are where the prices are
+
+
+def _look_up(user_id: str, bet_id: str, shelf: Shelf, books: apsw.Connection) -> _Seen | None:
+    """A user's bet in the books or in an archive."""
+    with History(books, shelf).where(bet_id) as connection:
+        bet = connection and queries.bet(connection, user_id, bet_id)
+        if not connection or not bet:
+            return None
+        found = evidence.decision(connection, bet_id)
+        if found is None or found.window is None:
+            return _Seen(bet, found, [])
+        archived = connection is not books
+        return _Seen(bet, found, evidence.window_bars(connection, found.cell) if archived else None)
 
 
 def _parameters(request: web.Request, known: AbstractSet[str] = frozenset()) -> dict[str, str]:
@@ -202,14 +237,16 @@ def _entry_fields(entry: Entry) -> dict[str, Any]:
 
 
 def _page(
-    items: list[dict[str, Any]], next_cursor: Cursor | None, form: CursorForm
+    items: list[dict[str, Any]],
+    next_cursor: Cursor | None,
+    form: CursorForm,
+    archived_before: int | None,
 ) -> web.Response:
     return _unstored(
         {
             "items": items,
             "next_cursor": form.write(next_cursor) if next_cursor else None,
-            # Everything is here still: nothing has been moved to cold storage yet.
-            "archived_before": None,
+            "archived_before": None if archived_before is None else rfc3339_ms(archived_before),
         }
     )
 

@@ -1,0 +1,59 @@
+"""A market over the end of a week, with a bet in every state."""
+
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import apsw
+
+from settled_market import settled_market
+from tap_trading.archive.archiver import Archived, archive
+from tap_trading.archive.history import History
+from tap_trading.archive.shelf import Shelf
+from tap_trading.archive.weeks import Week
+from tap_trading.base.db import open_reader
+
+#: The week that ends in the middle of the market.
+WEEK = Week(2025, 48)
+HOUR_MS = 3600 * 1000
+#: When it may be archived.
+LATER = WEEK.ends_at + 2 * HOUR_MS
+_BEFORE_S, _MARKET_S = 300, 600
+
+
+@dataclass(frozen=True)
+class Site:
+    """Books, prices and archives of one machine."""
+
+    books: Path
+    prices: Path
+    shelf: Shelf
+
+    def archive(self, now: int = LATER) -> list[Archived]:
+        """Archive what is over."""
+        return list(archive(self.books, self.prices, self.shelf, now))
+
+    @contextmanager
+    def reading(self) -> Iterator[apsw.Connection]:
+        """The books, for reading."""
+        with closing(open_reader(self.books)) as connection:
+            yield connection
+
+    @contextmanager
+    def history(self) -> Iterator[History]:
+        """The books and the archives."""
+        with self.reading() as connection:
+            yield History(connection, self.shelf)
+
+    def users(self) -> list[str]:
+        """All of them but the house."""
+        with self.reading() as books:
+            return [user for (user,) in books.execute("SELECT id FROM users WHERE id <> 'house'")]
+
+
+async def site_with_a_closed_week(books: Path, prices: Path, folder: Path) -> Site:
+    """A market of ten minutes, settled, in whose middle WEEK ended."""
+    begin = WEEK.ends_at - _BEFORE_S * 1000
+    await settled_market(books, prices, _MARKET_S, begin=begin, often=0.05)
+    return Site(books, prices, Shelf(folder))
