@@ -1,9 +1,11 @@
 """A market over the end of a week, with a bet in every state."""
 
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import apsw
 
@@ -13,6 +15,8 @@ from tap_trading.archive.history import History
 from tap_trading.archive.shelf import Shelf
 from tap_trading.archive.weeks import Week
 from tap_trading.base.db import open_reader
+from tap_trading.ledger import queries
+from tap_trading.ledger.queries import Page
 
 #: The week that ends in the middle of the market.
 WEEK = Week(2025, 48)
@@ -50,6 +54,46 @@ class Site:
         """All of them but the house."""
         with self.reading() as books:
             return [user for (user,) in books.execute("SELECT id FROM users WHERE id <> 'house'")]
+
+    def told(self, every: int = 1) -> dict[str, Any]:
+        """What users are told, page by page: their balances, bets and entries."""
+        found = {}
+        with self.history() as history:
+            for user in self.users()[::every]:
+                found[user] = (
+                    queries.balance(history.books, user),
+                    pages(lambda cursor, user=user: history.bets(user, cursor=cursor, limit=7)),
+                    pages(lambda cursor, user=user: history.entries(user, cursor=cursor, limit=7)),
+                    pages(lambda c, user=user: history.bets(user, status="won", cursor=c, limit=3)),
+                )
+        return found
+
+
+def pages(ask: Callable[[Any], Page[Any]]) -> list[list[Any]]:
+    """All pages of a list."""
+    found, cursor = [], None
+    while True:
+        page = ask(cursor)
+        found.append(page.items)
+        cursor = page.next_cursor
+        if cursor is None:
+            return found
+
+
+def rows(path: Path, statement: str) -> list[tuple[Any, ...]]:
+    """What a database answers."""
+    with closing(open_reader(path)) as connection:
+        return connection.execute(statement).fetchall()
+
+
+def totals(*paths: Path) -> dict[str, int]:
+    """What the entries of these files are together, in cents, by user."""
+    found: Counter[str] = Counter()
+    for path in paths:
+        found.update(
+            dict(rows(path, "SELECT user_id, sum(amount) FROM transaction_ledger GROUP BY user_id"))
+        )
+    return dict(found)
 
 
 async def site_with_a_closed_week(books: Path, prices: Path, folder: Path) -> Site:

@@ -1,71 +1,30 @@
 """A week moves out of the books: all of it, once, and everything is as before."""
 
 import shutil
-from collections import Counter
 from contextlib import closing
-from pathlib import Path
 from typing import Any
 
 import apsw
 import pytest
 
-from archived_site import HOUR_MS, LATER, WEEK, Site
+from archived_site import HOUR_MS, LATER, WEEK, Site, rows, totals
 from tap_trading.archive.archiver import archive
 from tap_trading.archive.errors import ArchiveError
 from tap_trading.archive.weeks import Week
 from tap_trading.base.db import WriterLock, open_reader, open_writer
-from tap_trading.ledger import accounts, queries
+from tap_trading.ledger import accounts
 from tap_trading.ledger.audit import audit
 from tap_trading.ledger.queries import Cursor
 from tap_trading.settlement import evidence, verification
 
 
-def rows(path: Path, statement: str) -> list[tuple[Any, ...]]:
-    with closing(open_reader(path)) as connection:
-        return connection.execute(statement).fetchall()
-
-
-def everything(site: Site) -> dict[str, Any]:
-    """What every user is told: balance, bets and entries, page by page."""
-    told = {}
-    with site.history() as history:
-        for user in site.users():
-            told[user] = (
-                queries.balance(history.books, user),
-                pages(lambda cursor, user=user: history.bets(user, cursor=cursor, limit=7)),
-                pages(lambda cursor, user=user: history.entries(user, cursor=cursor, limit=7)),
-                pages(lambda c, user=user: history.bets(user, status="won", cursor=c, limit=3)),
-            )
-    return told
-
-
-def pages(ask: Any) -> list[Any]:
-    found, cursor = [], None
-    while True:
-        page = ask(cursor)
-        found.append(page.items)
-        cursor = page.next_cursor
-        if cursor is None:
-            return found
-
-
-def totals(*paths: Path) -> dict[str, int]:
-    """What the entries of these files are together, by user."""
-    found: Counter[str] = Counter()
-    for path in paths:
-        found.update(
-            dict(rows(path, "SELECT user_id, sum(amount) FROM transaction_ledger GROUP BY user_id"))
-        )
-    return dict(found)
-
-
 async def test_a_week_moves_and_nobody_can_tell(site: Site) -> None:
-    before, sums = everything(site), totals(site.books)
+    before, sums = site.told(), totals(site.books)
     bets = rows(site.books, "SELECT id FROM bets ORDER BY id")
     [made] = site.archive()
     assert made.path == site.shelf.folder / "bets_2025_w48.db"
     assert made.week == WEEK
-    assert everything(site) == before
+    assert site.told() == before
     assert totals(site.books, made.path) == sums
     # Each bet is in one place.
     moved = rows(made.path, "SELECT id FROM bets")
@@ -145,16 +104,16 @@ async def test_a_week_is_left_alone_for_an_hour(site: Site) -> None:
 
 
 async def test_a_page_is_whole_while_rows_are_in_both(site: Site, monkeypatch: Any) -> None:
-    before = everything(site)
+    before = site.told()
     monkeypatch.setattr("tap_trading.archive.moving.Mover.clear", lambda _self: 0)
     [made] = site.archive()
     assert len(rows(site.books, "SELECT id FROM bets")) > made.bets
-    assert everything(site) == before
+    assert site.told() == before
     with site.reading() as books:
         assert audit(books).findings == ()
     monkeypatch.undo()
     assert site.archive() == []
-    assert everything(site) == before
+    assert site.told() == before
     assert made.bets not in rows(site.books, "SELECT count(*) FROM bets")[0]
 
 
@@ -192,12 +151,12 @@ async def test_an_archive_that_is_there_is_proven_before_it_counts(site: Site) -
     shutil.copy(saved, site.books)
     for suffix in ("-wal", "-shm"):
         site.books.with_name(site.books.name + suffix).unlink(missing_ok=True)
-    before = everything(site)
+    before = site.told()
     inode = made.path.stat().st_ino
     [again] = site.archive()
     assert again == made
     assert made.path.stat().st_ino == inode
-    assert everything(site) == before
+    assert site.told() == before
 
 
 async def test_an_archive_with_a_flipped_bit_is_named_and_nothing_is_deleted(site: Site) -> None:

@@ -166,6 +166,26 @@ class Mover:
             raise ArchiveError(f"{self._books}: {error}") from error
         return deleted
 
+    def mark_stored(self, week: Week, now: int) -> None:
+        """An archive is in cold storage, proven at `now` (Unix ms)."""
+        self._mark("UPDATE archives SET stored_at = ? WHERE week = ?", (now, week.name))
+
+    def mark_removed(self, week: Week) -> None:
+        """An archive is in cold storage alone."""
+        self._mark(
+            "UPDATE archives SET is_local = 0 WHERE week = ? AND stored_at IS NOT NULL",
+            (week.name,),
+        )
+
+    def _mark(self, statement: str, parameters: tuple[int | str, ...]) -> None:
+        try:
+            with self._transaction():
+                self._connection.execute(statement, parameters)
+                if not self._connection.changes():
+                    raise ArchiveError(f"{self._books} does not know this archive: {parameters}")
+        except (apsw.Error, DatabaseError) as error:
+            raise ArchiveError(f"{self._books}: {error}") from error
+
     def _needed_since(self) -> int:
         week = self._connection.execute("SELECT week FROM horizon").get
         if not week:
