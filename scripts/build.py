@@ -44,6 +44,7 @@ ENTRY_POINTS = {
     "ws": "tap_trading.services.ws",
     "price": "tap_trading.services.price",
     "resolver": "tap_trading.services.resolver",
+    "archiver": "tap_trading.services.archiver",
     "tap": "tap_trading.cli.main",
 }
 #: The migrations of each database: where they lie in a release, and where they come from.

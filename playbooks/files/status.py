@@ -14,6 +14,7 @@ SETTINGS_OF_BACKUPS = Path("/etc/tap-trading/backup.env")
 METRICS = Path("/data/metrics")
 BACKUP_DUE_S = 2 * 3600
 DRILL_DUE_S = 8 * 24 * 3600
+ARCHIVE_DUE_S = 2 * 24 * 3600
 TWO_DAYS_MIN = 2 * 24 * 60
 DISK_FULL_PERCENT = 85
 
@@ -37,6 +38,7 @@ def main() -> None:
         "disk": {path: disk(path, worries) for path in ("/", "/data")},
         "last backups": last_backup(worries, deployed),
         "last restore drill": last_drill(worries, deployed),
+        "archives": last_archive(worries, deployed),
         "firewall": firewall(worries),
     }
     print(json.dumps({"summary": worries or "all is well", **view}))
@@ -252,6 +254,24 @@ def last_drill(worries: list[str], deployed: bool) -> str:
         )
     result = f"failed for {' and '.join(failed)}" if failed else "restored and proven"
     return f"{result}, from {place}, {age(ended)} ago"
+
+
+def last_archive(worries: list[str], deployed: bool) -> str:
+    """How many weeks are archived, where they are, and when the archiver last had nothing to do."""
+    said = metrics("archive.prom")
+    succeeded = said.get("tap_last_successful_archive_timestamp_seconds")
+    if succeeded is None:
+        return "none yet"
+    if said.get("tap_archive_failed") or (deployed and time.time() - succeeded > ARCHIVE_DUE_S):
+        worries.append(
+            f"the archiver was last done {age(succeeded)} ago:"
+            " journalctl -t tap-trading-archiver -n 50"
+            if succeeded
+            else "the archiver never got to its end: journalctl -t tap-trading-archiver -n 50"
+        )
+    weeks, here = said.get("tap_archives", 0), said.get("tap_archives_local", 0)
+    missing = said.get("tap_archives_not_stored", 0)
+    return f"{weeks:.0f} weeks, {here:.0f} of them here, {missing:.0f} not in cold storage"
 
 
 def metrics(name: str) -> dict[str, float]:

@@ -1,16 +1,20 @@
 """`make bench`: what a bet, a price, a feed and a result cost, beside the least they could cost.
 
-`python -m bench bets` measures bets alone: the report that goes with every run of the tests.
+`python -m bench bets` measures bets, and an archive of a small week beside them: the report that
+goes with every run of the tests.
 """
 
 import asyncio
 import sys
 
+from bench.archive import archive
 from bench.bets import bets
 from bench.fan_out import fan_out
 from bench.feeds import feeds
 from bench.replay import replay
 from bench.settlement import settlement
+
+_SMALL_WEEK = 200_000
 
 
 async def main() -> None:
@@ -19,11 +23,13 @@ async def main() -> None:
     """
     await bets()
     if sys.argv[1:] == ["bets"]:
+        await archive(_SMALL_WEEK)
         return
     await fan_out()
     await feeds()
     await settlement()
     await replay()
+    await archive()
 
 
 if __name__ == "__main__":

@@ -26,7 +26,7 @@ from tests.release.conftest import build
 Clone = Callable[[], Path]
 
 VERSION = r"v\d+\.\d+\.\d+-\d+\+[0-9a-f]{8}"
-PROGRAMS = ("api", "ws", "price", "resolver", "tap")
+PROGRAMS = ("api", "ws", "price", "resolver", "archiver", "tap")
 #: The plan's Debian 12 has this libc and all before it.
 PLATFORMS = [
     *(f"manylinux_2_{minor}_x86_64" for minor in range(36, 4, -1)),

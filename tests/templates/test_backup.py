@@ -103,7 +103,8 @@ def directives(template: str, **variables: Any) -> list[str]:
     return [line for line in text.splitlines() if line and not line.startswith(("#", "["))]
 
 
-UNITS = ("backup", "drill")
+#: Each with the program that it needs.
+UNITS = {"backup": "tap", "drill": "tap", "archiver": "archiver"}
 
 
 @pytest.mark.parametrize("unit", UNITS)
@@ -120,16 +121,16 @@ def test_the_network_is_there_for_the_storage_alone(unit: str) -> None:
     for unit_of in (without, given):
         assert "EnvironmentFile=-/etc/tap-trading/app.env" in unit_of
         assert "EnvironmentFile=-/etc/tap-trading/backup.env" in unit_of
-        assert "ConditionPathExists=/opt/app/current/tap" in unit_of
+        assert f"ConditionPathExists=/opt/app/current/{UNITS[unit]}" in unit_of
         assert f"SyslogIdentifier=tap-trading-{unit}" in unit_of
 
 
-def test_both_run_in_the_same_sandbox() -> None:
+def test_all_run_in_the_same_sandbox() -> None:
     def sandbox(unit: str) -> list[str]:
         found = directives(f"tap-trading-{unit}.service.j2", **STORAGE)
         return found[found.index("User=app") :]
 
-    assert sandbox("backup") == sandbox("drill")
+    assert sandbox("backup") == sandbox("drill") == sandbox("archiver")
 
 
 def test_the_drill_runs_every_week() -> None:
@@ -144,10 +145,21 @@ def test_the_drill_runs_every_week() -> None:
     assert {"OnCalendar=daily", "Persistent=yes"} <= set(other)
 
 
+def test_the_archiver_runs_every_day() -> None:
+    service = directives("tap-trading-archiver.service.j2")
+    assert "ExecStart=/opt/app/current/archiver" in service
+    assert "TimeoutStartSec=21600" in service
+    assert "OnCalendar=*-*-* 03:00:00" in directives("tap-trading-archiver.timer.j2")
+    other = directives("tap-trading-archiver.timer.j2", backup_archive_time="Mon 05:00")
+    assert {"OnCalendar=Mon 05:00", "Persistent=yes"} <= set(other)
+
+
 @pytest.mark.parametrize(
     ("settings", "good"),
     [
         ({}, True),
+        ({"backup_archive_timeout": 0}, False),
+        ({"backup_archive_time": ""}, False),
         ({"backup_keep": 0}, False),
         ({"backup_keep_daily": 0}, False),
         ({"backup_keep_weekly": "none"}, False),

@@ -15,6 +15,7 @@ RUNNING = (
     "tap-trading-audit.timer",
     "tap-trading-backup.timer",
     "tap-trading-drill.timer",
+    "tap-trading-archiver.timer",
     "tap-trading-disk-watch.timer",
     "nginx.service",
     "redis-server.service",

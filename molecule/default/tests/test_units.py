@@ -29,7 +29,7 @@ def service_units(host: Host) -> list[str]:
 def test_every_service_is_sandboxed(host: Host, measured: Callable[[str], None]) -> None:
     units = service_units(host)
     # Each service in both colours, and what else there is.
-    assert len(units) >= 11
+    assert len(units) >= 13
     # It is the tool of releases, which as root replaces what the others are.
     units.remove("tap-trading-recover.service")
     exposures = {}

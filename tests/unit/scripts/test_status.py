@@ -88,6 +88,35 @@ def test_backups_off_the_machine(status: ModuleType, tmp_path: Path) -> None:
     assert len(worries) == 2
 
 
+def archived(folder: Path, ago: float, failed: int) -> None:
+    found = {
+        "tap_last_successful_archive_timestamp_seconds": time.time() - ago,
+        "tap_archive_failed": failed,
+        "tap_archives": 6,
+        "tap_archives_local": 4,
+        "tap_archives_not_stored": 1,
+    }
+    metrics = [Metric(name, "-", {"": value}) for name, value in found.items()]
+    textfile.write(folder / "archive.prom", metrics)
+
+
+def test_the_archives(status: ModuleType, tmp_path: Path) -> None:
+    worries: list[str] = []
+    assert status.last_archive(worries, True) == "none yet"
+    archived(tmp_path, 3600, failed=0)
+    said = status.last_archive(worries, True)
+    assert said == "6 weeks, 4 of them here, 1 not in cold storage"
+    assert worries == []
+    archived(tmp_path, 3 * 86400, failed=0)
+    status.last_archive(worries, True)
+    archived(tmp_path, 3600, failed=1)
+    status.last_archive(worries, True)
+    assert [worry.partition(":")[0] for worry in worries] == [
+        "the archiver was last done 3 days ago",
+        "the archiver was last done 60 minutes ago",
+    ]
+
+
 def test_the_last_drill(status: ModuleType, tmp_path: Path) -> None:
     worries: list[str] = []
     assert status.last_drill(worries, True) == "none yet"

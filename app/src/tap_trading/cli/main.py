@@ -12,7 +12,7 @@ from tap_trading.base import config, version
 from tap_trading.base.config import Address, Settings
 from tap_trading.base.db import DatabaseError
 from tap_trading.base.migrations import stored_version
-from tap_trading.cli import audit, backups, market, money, show, verify
+from tap_trading.cli import audit, backups, history, market, money, show, verify
 from tap_trading.cli.command import RefusedError, adder
 from tap_trading.ledger import migrations
 from tap_trading.ledger.accounts import AccountError
@@ -97,6 +97,7 @@ def _parser() -> argparse.ArgumentParser:
     add("migrate", _migrate, "Bring both databases' schemas up to date, creating them if need be.")
     add("schema", _schema, "Show the schema versions of both databases, as JSON; 0 is none.")
     backups.add_to(add)
+    history.add_to(add)
     add("settings", _settings, "Show every setting as it is in force.")
     add("version", _version, "Show which build this is.")
     return parser
@@ -112,7 +113,10 @@ def main(argv: Sequence[str] | None = None) -> None:
     except config.ConfigError as error:
         print(f"tap: wrong configuration: {error}", file=sys.stderr)
         code = 78
-    except (DatabaseError, AccountError, RefusedError, *backups.ERRORS) as error:
+    except (
+        *(DatabaseError, AccountError, RefusedError),
+        *(*backups.ERRORS, *history.ERRORS),
+    ) as error:
         for sentence in str(error).splitlines():
             print(f"tap: {sentence}", file=sys.stderr)
         code = 1
