@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from testinfra.host import Host
 
-from e2e.site.machine import Machine
+from e2e.site.machine import ROOT, Machine
 from e2e.site.releases import ARTIFACT, build, launcher, repack, sentence, version_of
 
 pytestmark = pytest.mark.units("tap-trading-*")
@@ -69,14 +69,16 @@ def test_a_migration_that_fails_changes_nothing(
     measured: Callable[[str], None],
 ) -> None:  # fmt: skip
     wrong = "CREATE TABLE half (id INTEGER) STRICT;\nINSERT INTO nowhere VALUES (1);\n"
-    bad = build(tmp_path / "checkout", {"app/src/tap_trading/ledger/schema/004_wrong.sql": wrong})
+    folder = "app/src/tap_trading/ledger/schema"
+    name = f"{len(list((ROOT / folder).glob('*.sql'))) + 1:03d}_wrong.sql"
+    bad = build(tmp_path / "checkout", {f"{folder}/{name}": wrong})
     schema = "sqlite3 -readonly /data/bets.db .schema"
     before = host.check_output(schema)
     with serving():
         said = sentence(deploy(bad))
     measured(f"a migration that fails: {said}")
     machine.run(f"rm -rf '/opt/app/releases/{version_of(bad)}'")
-    assert "004_wrong.sql failed and changed nothing: " in said
+    assert f"{name} failed and changed nothing: " in said
     assert "no such table" in said
     assert f"; {live} is live" in said
     assert host.check_output(schema) == before
