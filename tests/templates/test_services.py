@@ -68,6 +68,7 @@ def test_who_makes_prices_and_results_is_restarted_before_who_shows_them() -> No
 def test_the_plans_limits(name: str) -> None:
     service = unit_file(name, "service")["Service"]
     assert service["CPUQuota"] == ["50%"]
+    assert service["CPUQuotaPeriodSec"] == ["20ms"]
     assert service["MemoryMax"] == ["1G"]
     assert "MemoryLimit" not in service
     # A deployment takes an idle colour's weight away, and gives it back.
