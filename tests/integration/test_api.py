@@ -40,7 +40,7 @@ async def test_health_and_version(client: TestClient) -> None:
             "redis": "ok",
             "price": "open",
             "revocations": "ok",
-            "schema": "version 3",
+            "schema": "version 4",
         }
         version = await (await client.get(f"{prefix}/version")).json()
         assert set(version) == {"version", "build_time", "git_commit", "python_version"}
