@@ -10,6 +10,7 @@ from tests.integration.conftest import Serve, problem
 from tests.integration.signed_in import live_price
 
 from tap_trading.base.redis import Redis
+from tap_trading.ledger import migrations
 from tap_trading.services import api
 
 
@@ -40,7 +41,7 @@ async def test_health_and_version(client: TestClient) -> None:
             "redis": "ok",
             "price": "open",
             "revocations": "ok",
-            "schema": "version 4",
+            "schema": f"version {len(migrations.available())}",
         }
         version = await (await client.get(f"{prefix}/version")).json()
         assert set(version) == {"version", "build_time", "git_commit", "python_version"}

@@ -231,8 +231,14 @@ async def test_resuming_takes_a_session(serve: Serve) -> None:
 
 
 async def test_changes_that_may_have_been_missed_are_a_reset(
-    serve: Serve, redis: Redis, redis_server: RedisServer, ada: str
+    serve: Serve,
+    redis: Redis,
+    redis_server: RedisServer,
+    ada: str,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    # This Redis, unlike the machine's, forgets the sessions too.
+    monkeypatch.setattr(traders, "_CHECK_EVERY_S", 3600)
     async with serve(ws.build) as client:
         await subscribed(client)
         socket, (epoch, begin) = await connect(client, ada)

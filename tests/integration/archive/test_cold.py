@@ -176,6 +176,7 @@ def test_the_archiver_says_which_build_it_is(capsys: pytest.CaptureFixture[str])
 def test_wrong_settings_are_said_so(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    monkeypatch.setattr(archiver.logger, "configure", lambda *_: None)  # it is for the process
     monkeypatch.setenv("TAP_S3_REGION", "")
     monkeypatch.setenv("TAP_NO_SUCH", "1")
     with pytest.raises(SystemExit) as ended:
