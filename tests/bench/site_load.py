@@ -164,6 +164,15 @@ async def obey(begun: Phases, stop: asyncio.Event) -> None:
     stop.set()
 
 
+def _longest_gap(seen: dict[str, Any]) -> float:
+    """Between two bars that clients heard of, in a price or in a greeting, ms: a greeting also
+    tells of what was before this load, and of its gaps.
+    """
+    heard = {stamp for _, stamp in seen["prices"]}
+    begin = min(heard, default=0)
+    return phases.longest_gap(heard | {stamp for stamp in seen["greeted"] if stamp >= begin})
+
+
 async def main() -> None:
     """site_load.py RATE SOCKETS SECONDS"""
     rate, sockets, seconds = map(int, sys.argv[1:])
@@ -229,10 +238,7 @@ async def main() -> None:
         "sockets": {
             **phases.of_sockets(seen),
             **phases.of_prices(seen["prices"], begun.begun[0][0], ended),
-            "longest_gap_with_greetings_s": phases.longest_gap(
-                {stamp for _, stamp in seen["prices"]} | set(seen["greeted"])
-            )
-            / 1000,
+            "longest_gap_with_greetings_s": _longest_gap(seen) / 1000,
             "bets_never_heard_of": ledger.never_heard_of(bets, seen["traders"], to_be_told),
         },
         "books": ledger.compare(bets),

@@ -4,19 +4,24 @@ SITE_URL names it (http://127.0.0.1:8088 after `make up`); it has to be a machin
 because the tests look into its database and restart its services. Without it they are skipped.
 """
 
+import asyncio
 import os
 import re
-from collections.abc import Generator
+import time
+from collections.abc import AsyncIterator, Generator
 from typing import Any
 
 import aiohttp
 import pytest
 import pytest_asyncio
-from playwright.async_api import Page
+from playwright.async_api import Page, Response
 
 from e2e.conftest import Complaints
 from e2e.page.steps import expect_live
 from e2e.site.machine import Machine, add_journal, machine_at
+
+#: So many requests of the API an address may make for ever; a few more at once.
+_API_PER_S = 100 / 60
 
 
 @pytest.hookimpl(wrapper=True)
@@ -63,11 +68,24 @@ async def home(machine: Machine) -> str:
     return str(named)
 
 
-@pytest.fixture
-def page(page: Page, complaints: Complaints) -> Page:
-    """The page asks at every load who is signed in; that nobody is, is no error."""
+@pytest_asyncio.fixture(loop_scope="session")
+async def page(page: Page, complaints: Complaints) -> AsyncIterator[Page]:
+    """The page asks at every load who is signed in; that nobody is, is no error.
+
+    What it has asked of the API counts against this host's address: the next test finds as much
+    left of the limit as this one did.
+    """
     complaints.expect_failed_load("/api/me")
-    return page
+    asked, began = 0, time.monotonic()
+
+    def count(response: Response) -> None:
+        nonlocal asked
+        asked += "/api/" in response.url
+
+    page.context.on("response", count)
+    yield page
+    await page.close()
+    await asyncio.sleep(max(0.0, asked / _API_PER_S - (time.monotonic() - began)))
 
 
 @pytest_asyncio.fixture(loop_scope="session")
