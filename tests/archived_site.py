@@ -1,5 +1,6 @@
 """A market over the end of a week, with a bet in every state."""
 
+import shutil
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
@@ -49,6 +50,18 @@ class Site:
         """The books and the archives."""
         with self.reading() as connection:
             yield History(connection, self.shelf)
+
+    def save(self) -> Path:
+        """A copy of the books as they are, to `go_back` to."""
+        saved = self.books.with_name("saved.db")
+        shutil.copy(self.books, saved)
+        return saved
+
+    def go_back(self, saved: Path) -> None:
+        """Restore the books, as from an older backup."""
+        for suffix in ("", "-wal", "-shm"):
+            self.books.with_name(self.books.name + suffix).unlink(missing_ok=True)
+        shutil.copy(saved, self.books)
 
     def users(self) -> list[str]:
         """All of them but the house."""

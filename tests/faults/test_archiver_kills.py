@@ -77,8 +77,7 @@ async def test_an_archiver_that_is_killed_goes_on(
     chance = random.Random(campaign)
     folder = tmp_path / "archive"
     site = await site_with_a_closed_week(database, prices, folder)
-    saved = database.with_name("saved.db")
-    shutil.copy(database, saved)
+    saved = site.save()
     told = site.told(every=10)
     metrics = tmp_path / "metrics"
     metrics.mkdir()
@@ -133,7 +132,5 @@ async def test_an_archiver_that_is_killed_goes_on(
 def start_anew(site: Site, saved: Path, storage: Storage) -> None:
     """Nothing was archived."""
     shutil.rmtree(site.shelf.folder)
-    for suffix in ("", "-wal", "-shm"):
-        site.books.with_name(site.books.name + suffix).unlink(missing_ok=True)
-    shutil.copy(saved, site.books)
+    site.go_back(saved)
     storage.empty()

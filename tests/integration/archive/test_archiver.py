@@ -1,6 +1,5 @@
 """A week moves out of the books: all of it, once, and everything is as before."""
 
-import shutil
 from contextlib import closing
 from typing import Any
 
@@ -145,12 +144,10 @@ async def test_only_what_is_archived_can_be_deleted(site: Site) -> None:
 
 
 async def test_an_archive_that_is_there_is_proven_before_it_counts(site: Site) -> None:
-    shutil.copy(site.books, saved := site.books.with_name("saved.db"))
+    saved = site.save()
     [made] = site.archive()
     # An older backup is restored: the books begin before the archive again.
-    shutil.copy(saved, site.books)
-    for suffix in ("-wal", "-shm"):
-        site.books.with_name(site.books.name + suffix).unlink(missing_ok=True)
+    site.go_back(saved)
     before = site.told()
     inode = made.path.stat().st_ino
     [again] = site.archive()
@@ -160,11 +157,9 @@ async def test_an_archive_that_is_there_is_proven_before_it_counts(site: Site) -
 
 
 async def test_an_archive_with_a_flipped_bit_is_named_and_nothing_is_deleted(site: Site) -> None:
-    shutil.copy(site.books, saved := site.books.with_name("saved.db"))
+    saved = site.save()
     [made] = site.archive()
-    shutil.copy(saved, site.books)
-    for suffix in ("-wal", "-shm"):
-        site.books.with_name(site.books.name + suffix).unlink(missing_ok=True)
+    site.go_back(saved)
     content = bytearray(made.path.read_bytes())
     amount = content.rindex(b"btc-usd:")
     content[amount + 9] ^= 1

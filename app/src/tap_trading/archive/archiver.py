@@ -10,7 +10,7 @@ from pathlib import Path
 import apsw
 
 from tap_trading.archive import plan
-from tap_trading.archive.checking import Checked, check, compare, sync
+from tap_trading.archive.checking import Checked, check, compare
 from tap_trading.archive.copying import copy
 from tap_trading.archive.errors import ArchiveError
 from tap_trading.archive.moving import Mover
@@ -18,6 +18,7 @@ from tap_trading.archive.plan import Cut
 from tap_trading.archive.shelf import Shelf
 from tap_trading.archive.weeks import Week
 from tap_trading.base.db import DatabaseError, open_reader
+from tap_trading.base.files import sync
 
 #: A week is left alone for so long after its end: its last columns are settled by then, and the
 #: clock may have been wrong by some seconds.

@@ -8,7 +8,6 @@ before the damage.
 """
 
 import contextlib
-import hashlib
 import re
 import time
 from collections.abc import Iterable
@@ -27,9 +26,10 @@ from tap_trading.archive.contents import (
     last_written,
     prove,
 )
-from tap_trading.archive.scratch import NoScratchError, alone_in, require_room, scratch, sync
+from tap_trading.archive.scratch import NoScratchError, alone_in, require_room, scratch
 from tap_trading.archive.sealing import Key, SealError
 from tap_trading.base.db import DatabaseError, check_sqlite_version
+from tap_trading.base.files import sha256_of, sync
 
 _SCRATCH = ".backup-"
 _STAMP = "%Y%m%dT%H%M%SZ"
@@ -171,7 +171,5 @@ def _bytes_of(path: Path) -> int:
 
 def _look_into(sealed: Path, copy: Path, key: Key | None) -> None:
     """Raises UnprovenError or SealError when the sealed file does not hold the copy."""
-    with copy.open("rb") as file:
-        wanted = hashlib.file_digest(file, "sha256").hexdigest()
-    if sealing.check(sealed, key).sha256 != wanted:
+    if sealing.check(sealed, key).sha256 != sha256_of(copy):
         raise UnprovenError("is another one after it was sealed")

@@ -1,8 +1,6 @@
 """Proof that an archive has all of its week, before anything of that is deleted elsewhere."""
 
 import contextlib
-import hashlib
-import os
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,10 +9,10 @@ import apsw
 from tap_trading.archive.errors import ArchiveError
 from tap_trading.archive.plan import BELONGS, Cut
 from tap_trading.base.db import DatabaseError, open_reader
+from tap_trading.base.files import sha256_of
 from tap_trading.ledger.audit import audit
 
 _AT_ONCE = 20_000
-_READ = 1 << 20  # bytes
 
 # A piece of each table, in the order of its rows.
 _ENTRIES = (
@@ -103,21 +101,3 @@ def _same(
         if not mine:
             return
         after = int(mine[-1][0] or 0)
-
-
-def sha256_of(path: Path) -> str:
-    """The checksum of a file."""
-    digest = hashlib.sha256()
-    with path.open("rb") as file:
-        while piece := file.read(_READ):
-            digest.update(piece)
-    return digest.hexdigest()
-
-
-def sync(path: Path) -> None:
-    """Make sure that a file, or the names in a folder, are on the disk."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

@@ -2,8 +2,6 @@
 here.
 """
 
-import shutil
-import tempfile
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
@@ -12,14 +10,16 @@ from pathlib import Path
 import apsw
 
 from tap_trading.archive import sealing
-from tap_trading.archive.checking import check, sha256_of
+from tap_trading.archive.checking import check
 from tap_trading.archive.errors import ArchiveError
 from tap_trading.archive.moving import Mover
 from tap_trading.archive.objects import ObjectStore, StoreError
+from tap_trading.archive.scratch import scratch
 from tap_trading.archive.sealing import Key, SealError
 from tap_trading.archive.shelf import Shelf
 from tap_trading.archive.weeks import Week
 from tap_trading.base.db import DatabaseError, open_reader
+from tap_trading.base.files import sha256_of
 
 #: So many archives stay on the machine; older ones are in cold storage alone.
 KEPT = 4
@@ -91,7 +91,7 @@ def fetch(books: Path, week: Week, store: ObjectStore, key: Key | None, target: 
     found = [each for each in known(books) if each.week == week]
     if not found:
         raise ArchiveError(f"{week.name} was never archived")
-    with _scratch(target.parent) as folder:
+    with _told(), scratch(target.parent, _SCRATCH) as folder:
         unsealed = _fetched(found[0], store, key, folder)
         check(unsealed)
         unsealed.rename(target)
@@ -103,7 +103,7 @@ def _bring(each: Known, shelf: Shelf, store: ObjectStore, key: Key | None) -> No
         raise ArchiveError(f"{path} is missing, and was never brought to {store}")
     if sha256_of(path) != each.sha256:
         raise ArchiveError(f"{path} is not what it was when it was made")
-    with _scratch(shelf.folder) as folder, _told():
+    with _told(), scratch(shelf.folder, _SCRATCH) as folder:
         sealed = folder / path.name
         sealing.seal(path, sealed, key, label=each.week.name.encode())
         store.put(sealed, key_of(each.week, key), "STANDARD_IA")
@@ -112,16 +112,15 @@ def _bring(each: Known, shelf: Shelf, store: ObjectStore, key: Key | None) -> No
 
 def _prove(each: Known, shelf: Shelf, store: ObjectStore, key: Key | None) -> None:
     """Read it back."""
-    with _scratch(shelf.folder) as folder:
+    with _told(), scratch(shelf.folder, _SCRATCH) as folder:
         _fetched(each, store, key, folder)
 
 
 def _fetched(each: Known, store: ObjectStore, key: Key | None, folder: Path) -> Path:
     stored, unsealed = folder / "stored", folder / "unsealed"
     name = key_of(each.week, key)
-    with _told():
-        store.fetch(name, stored)
-        opened = sealing.unseal(stored, unsealed, key)
+    store.fetch(name, stored)
+    opened = sealing.unseal(stored, unsealed, key)
     stored.unlink()
     if opened.sha256 != each.sha256:
         raise ArchiveError(f"{store}{name} is not the archive that was stored there")
@@ -134,12 +133,3 @@ def _told() -> Iterator[None]:
         yield
     except (StoreError, SealError, OSError) as error:
         raise ArchiveError(str(error)) from error
-
-
-@contextmanager
-def _scratch(beside: Path) -> Iterator[Path]:
-    """A folder on the same file system; what a killed run left of it is removed."""
-    for left in beside.glob(f"{_SCRATCH}*"):
-        shutil.rmtree(left, ignore_errors=True)
-    with tempfile.TemporaryDirectory(prefix=_SCRATCH, dir=beside) as folder:
-        yield Path(folder)

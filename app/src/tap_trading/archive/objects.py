@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, ParamSpec, TypeVar
 
 from tap_trading.base.config import Settings
+from tap_trading.base.files import sha256_of
 
 if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client
@@ -134,7 +135,7 @@ class ObjectStore:
         It is there as a whole or not at all. Whether it is there unharmed only `verify` tells.
         Raises StoreError, and OSError when the file cannot be read.
         """
-        sha256 = _sha256(path)
+        sha256 = sha256_of(path)
         with path.open("rb") as file:
             first = file.read(PART_BYTES)
             if len(first) == PART_BYTES:
@@ -208,7 +209,7 @@ class ObjectStore:
         Raises AlteredError when it differs, StoreError when it cannot be read, and OSError when
         the file cannot.
         """
-        wanted = expected if isinstance(expected, str) else _sha256(expected)
+        wanted = expected if isinstance(expected, str) else sha256_of(expected)
         found = self._read(key, lambda _: None)
         if found != wanted:
             raise AlteredError(
@@ -353,8 +354,3 @@ def _connect(place: Place, patience: Patience) -> "tuple[S3Client, tuple[type[Ex
     except (BotoCoreError, ValueError) as error:
         raise StoreError(f"s3://{place.bucket}: {error}") from error
     return client, (BotoCoreError, ClientError, ResponseParserError)
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

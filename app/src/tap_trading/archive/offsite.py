@@ -2,7 +2,6 @@
 counts. What fails harms no copy on the machine, and is tried again by the next run.
 """
 
-import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -12,6 +11,7 @@ from tap_trading.archive.backup import Copy, copies_in, copies_of
 from tap_trading.archive.contents import NAMES, Name
 from tap_trading.archive.objects import AlteredError, ObjectStore, StoredObject, StoreError
 from tap_trading.archive.retention import Retention, kept
+from tap_trading.base.files import sha256_of
 
 PREFIX = "backups/"
 
@@ -119,8 +119,7 @@ def _bring(
     there = key in stored and stored[key].size == path.stat().st_size
     try:
         if not there or key not in proven:
-            with path.open("rb") as file:
-                sha256 = hashlib.file_digest(file, "sha256").hexdigest()
+            sha256 = sha256_of(path)
             if not (there and _is_whole(store, key, sha256)):
                 store.put(path, key, "STANDARD")
                 store.verify(key, sha256)

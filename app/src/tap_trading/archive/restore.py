@@ -8,8 +8,9 @@ from tap_trading.archive.backup import Copy, copies_in
 from tap_trading.archive.contents import Contents, Name, UnprovenError, compare, contents_of, prove
 from tap_trading.archive.objects import ObjectStore, StoreError
 from tap_trading.archive.offsite import PREFIX, key_of, stored_copies
-from tap_trading.archive.scratch import NoScratchError, require_room, scratch, sync
+from tap_trading.archive.scratch import NoScratchError, require_room, scratch
 from tap_trading.archive.sealing import Key, SealError
+from tap_trading.base.files import sync
 
 _SCRATCH = ".restore-"
 

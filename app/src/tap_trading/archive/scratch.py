@@ -56,12 +56,3 @@ def require_room(folder: Path, needed: int) -> None:
             f"{folder} has {free / 1e6:.0f} MB free, but {(needed + SPARE_BYTES) / 1e6:.0f} MB are"
             " needed"
         )
-
-
-def sync(folder: Path) -> None:
-    """Make sure that names in `folder` are on disk. Raises OSError."""
-    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
