@@ -11,27 +11,22 @@ import time
 from pathlib import Path
 
 from archived_site import rows, totals
-from bench.bets import CONNECTIONS, GEOMETRY, api_settings, bet_requests
-from bench.load import Result, cpu_seconds, open_loop, percentile
+from bench.beside import BETS_PER_S, USERS_WHO_BET, betting
+from bench.bets import api_settings
+from bench.load import Result, percentile
 from bench.site import (
     audited,
     free_port,
-    process,
     scratch_site,
     sign_in,
-    wait_for,
-    wait_for_market,
 )
 from full_week import write_week
-from live_market import keep_market
 from tap_trading.archive.shelf import Shelf
 from tap_trading.archive.weeks import Week
 from tap_trading.base.clock import system_clock
 
 BETS = 5_000_000
-USERS_WHO_BET, BETS_PER_S = 500, 500
 _PIECE_S = 5.0
-CORE = 0
 _LONGEST_S = 3600.0
 
 
@@ -51,27 +46,8 @@ async def archive(bets: int = BETS) -> None:
         await asyncio.to_thread(write_week, books, Path(settings["PRICES_DB_PATH"]), week, bets)
         tokens = await sign_in(books, redis, USERS_WHO_BET, 10**9)
         before, size = totals(books), books.stat().st_size
-        command = (sys.executable, "-m", "tap_trading.services.api")
-        with process(*command, core=CORE, **settings) as api:
-            await wait_for(port)
-            market = asyncio.create_task(keep_market(redis, GEOMETRY, offers_every_s=2.0))
-            await wait_for_market(port)
-            requests = bet_requests(tokens)
-
-            async def bet() -> Result:
-                result = await open_loop(
-                    ("127.0.0.1", port),
-                    requests,
-                    rate=lambda _: BETS_PER_S,
-                    seconds=_PIECE_S,
-                    sources=[""] * CONNECTIONS,
-                    cpu=lambda: cpu_seconds(api.pid),
-                )
-                if set(result.statuses) != {202} or result.lost or result.unsent:
-                    sys.exit(f"bench: not all accepted: {result.statuses} {result.codes}")
-                return result
-
-            alone = [await bet()]
+        async with betting(settings, port, redis, tokens) as bet:
+            alone = [await bet(_PIECE_S)]
             began, beside = time.monotonic(), list[Result]()
             # As its unit: it is nice, and has half a core; where it writes it leaves more time
             # to others by itself.
@@ -81,7 +57,7 @@ async def archive(bets: int = BETS) -> None:
             )
             try:
                 while archiver.poll() is None:
-                    beside.append(await bet())
+                    beside.append(await bet(_PIECE_S))
                     if time.monotonic() - began > _LONGEST_S:
                         sys.exit("bench: the archiver takes for ever")
                 took = time.monotonic() - began
@@ -89,7 +65,6 @@ async def archive(bets: int = BETS) -> None:
                 archiver.kill()
             if archiver.returncode != 0:
                 sys.exit(f"bench: the archiver ended with {archiver.returncode}")
-            market.cancel()
         path = Shelf(folder / "archive").path(week)
         _compare(before, totals(books, path))
         archived = rows(path, "SELECT count(*) FROM bets")[0][0]

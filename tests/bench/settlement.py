@@ -9,8 +9,9 @@ from pathlib import Path
 
 from aiohttp import ClientSession
 
-from bench.bets import CONNECTIONS, GEOMETRY, api_settings, bet_requests
-from bench.load import Result, cpu_seconds, open_loop, percentile
+from bench.beside import BETS_PER_S, CORE, USERS_WHO_BET, betting
+from bench.bets import api_settings
+from bench.load import cpu_seconds, percentile
 from bench.site import (
     audited,
     free_port,
@@ -18,9 +19,7 @@ from bench.site import (
     scratch_site,
     sign_in,
     wait_for,
-    wait_for_market,
 )
-from live_market import keep_market
 from market_days import BEGIN, NEAR, PRICE, START, Tape, Traders
 from tap_trading.base.db import open_reader, open_writer
 from tap_trading.game.cell import Cell
@@ -29,9 +28,6 @@ BETS = 100_000
 USERS = 5_000
 CELLS = BETS // USERS
 WINNERS = 5  # cells that the price touches
-#: Meanwhile others bet, at this rate.
-USERS_WHO_BET, BETS_PER_S = 500, 500
-CORE = 0
 _BUCKET = r'{metric}_seconds_bucket\{{le="([^"]+)"\}} ([0-9.e+]+)'
 #: What is told of transactions, and the histogram that has it.
 _TRANSACTIONS = {
@@ -68,27 +64,7 @@ async def settlement() -> None:
         tokens = await sign_in(books, redis, USERS_WHO_BET, 10**9)
         port, resolver_port = free_port(), free_port()
         settings.update(api_settings(port), TAP_RESOLVER_LISTEN=f"127.0.0.1:{resolver_port}")
-        with process(
-            sys.executable, "-m", "tap_trading.services.api", core=CORE, **settings
-        ) as api:
-            await wait_for(port)
-            market = asyncio.create_task(keep_market(redis, GEOMETRY, offers_every_s=2.0))
-            await wait_for_market(port)
-            requests = bet_requests(tokens)
-
-            async def bet(seconds: float) -> Result:
-                result = await open_loop(
-                    ("127.0.0.1", port),
-                    requests,
-                    rate=lambda _: BETS_PER_S,
-                    seconds=seconds,
-                    sources=[""] * CONNECTIONS,
-                    cpu=lambda: cpu_seconds(api.pid),
-                )
-                if set(result.statuses) != {202} or result.lost or result.unsent:
-                    sys.exit(f"bench: not all accepted: {result.statuses} {result.codes}")
-                return result
-
+        async with betting(settings, port, redis, tokens) as bet:
             before = await bet(5)
             command = (sys.executable, "-m", "tap_trading.services.resolver")
             with process(*command, core=CORE, **settings) as resolver:
@@ -107,7 +83,6 @@ async def settlement() -> None:
                     session.get(f"http://127.0.0.1:{resolver_port}/metrics") as answer,
                 ):
                     metrics = await answer.text()
-            market.cancel()
         print(
             f"settlement: {first} bets of one column in {seconds:.1f} s,"
             f" {spent / first * 1e6:.0f} us of CPU a bet, {spent / seconds:.2f} core"

@@ -81,7 +81,7 @@ def plan(site: CopiedSite, **changes: object) -> Plan:
         key=Key.read(site.folder / "key"),
         metrics=site.metrics,
     )
-    return replace(made, **changes)  # type: ignore[arg-type]
+    return replace(made, **changes)  # type: ignore[arg-type] # fields of Plan
 
 
 def moment(text: str) -> float:
