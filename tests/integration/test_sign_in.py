@@ -634,6 +634,73 @@ async def test_an_answer_older_than_a_revocation_is_not_kept(
     assert await sessions.validate(token) is None
 
 
+async def test_a_process_that_stands_by_knows_who_is_signed_in(
+    redis: Redis, sessions: Sessions, clock: FakeClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(session_module, "_STEP", 7)
+    tokens = [(await sessions.open(f"user_{number}", "a"))[0] for number in range(30)]
+    await redis.set("session:garbage", "garbage")
+    async with following(Sessions(redis, clock)) as newcomer:
+        assert newcomer.cached(tokens[0]) is None
+        await newcomer.foresee()
+        asked = await questions(redis)
+        known = [newcomer.cached(token) for token in tokens]
+        assert [each and each.user_id for each in known] == [f"user_{n}" for n in range(30)]
+        assert newcomer.cached("x" * 43) is None
+        assert await questions(redis) == asked
+        # They are asked for again like all others, and not for ever.
+        clock.now_ms += 60_000
+        assert newcomer.cached(tokens[0]) is None
+        assert await newcomer.validate(tokens[0]) is not None
+
+
+async def test_foreseen_sessions_can_be_ended(
+    redis: Redis, sessions: Sessions, clock: FakeClock
+) -> None:
+    shown, ended, lost = [(await sessions.open("user_1", "a"))[0] for _ in range(3)]
+    async with following(Sessions(redis, clock)) as newcomer:
+        await newcomer.foresee()
+        assert newcomer.cached(shown) is not None
+        heard = newcomer._revocations
+        await sessions.revoke(shown)
+        await sessions.revoke(ended)
+        await eventually(lambda: newcomer._revocations == heard + 2)
+        assert newcomer.cached(shown) is None
+        assert newcomer.cached(ended) is None
+        # Nor is any of them worth anything once a revocation may have been missed.
+        epoch = newcomer._epoch
+        await redis.client_kill_filter(_type="pubsub")
+        await eventually(lambda: newcomer._epoch > epoch and newcomer._subscription.connected)
+        assert newcomer.cached(lost) is None
+
+
+async def test_what_is_foreseen_beside_a_revocation_is_not_kept(
+    redis: Redis, sessions: Sessions, clock: FakeClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    token, _ = await sessions.open("user_1", "a")
+    async with following(Sessions(redis, clock)) as newcomer:
+        real = newcomer._redis.mget
+
+        async def overtaken(keys: list[bytes]) -> object:
+            stored = await real(keys)
+            heard = newcomer._revocations
+            await sessions.revoke(token)
+            await eventually(lambda: newcomer._revocations > heard)
+            return stored
+
+        monkeypatch.setattr(newcomer._redis, "mget", overtaken)
+        await newcomer.foresee()
+        assert newcomer.cached(token) is None
+
+
+async def test_who_hears_no_revocations_foresees_nothing(redis: Redis, clock: FakeClock) -> None:
+    deaf = Sessions(redis, clock)
+    token, _ = await deaf.open("user_1", "a")
+    other = Sessions(redis, clock)
+    await other.foresee()
+    assert other.cached(token) is None
+
+
 async def test_memory_is_bounded(redis: Redis, clock: FakeClock) -> None:
     async with following(Sessions(redis, clock, most_cached=3)) as sessions:
         tokens = [(await sessions.open(f"user_{n}", "a"))[0] for n in range(3)]

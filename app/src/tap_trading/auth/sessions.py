@@ -95,6 +95,8 @@ class Sessions:
         #: By token, the oldest answer first.
         self._entries: OrderedDict[str, _Entry] = OrderedDict()
         self._token_of: dict[str, str] = {}  # by hash, for revocations
+        #: By hash, sessions that nobody has shown a token of here yet.
+        self._foreseen: dict[str, _Entry] = {}
         #: Goes up whenever revocations may have been missed; older entries are then stale.
         self._epoch = 0
         #: How many revocations were heard or made here.
@@ -124,7 +126,7 @@ class Sessions:
 
         None means "ask `validate`", not "signed out".
         """
-        entry = self._entries.get(token)
+        entry = self._entries.get(token) or self._recognised(token)
         # An answer from the future is none: the clock has stepped back since.
         if (
             entry is not None
@@ -135,6 +137,25 @@ class Sessions:
                 self._renew(token)
             return entry.session
         return None
+
+    async def foresee(self) -> None:
+        """Ask for the sessions that there are, so that a process which takes many traders over at
+        once knows them already. Raises RedisError or OSError.
+        """
+        found: dict[str, _Entry] = {}
+        revocations = self._revocations
+        async for keys in self._all_keys():
+            now, asked = self._clock(), self._moment()
+            stored = cast("list[bytes | None]", await self._redis.mget(keys))
+            for key, value in zip(keys, stored, strict=True):
+                token_hash, session = key.decode().removeprefix(_PREFIX), _decode(value)
+                if session is not None:
+                    until = min(now + _FRESH_MS, session.expires_at_ms)
+                    found[token_hash] = _Entry(session, token_hash, asked.epoch, now, until)
+            if revocations != self._revocations or len(found) >= self._most_cached:
+                break
+        # One that was revoked meanwhile may be among them.
+        self._foreseen = found if revocations == self._revocations else {}
 
     async def validate(self, token: str) -> Session | None:
         """The session of `token`, or None when there is none (any more).
@@ -184,6 +205,15 @@ class Sessions:
             else:
                 ERRORS.labels("revocation_message").inc()
                 logger.get().warning("unreadable revocation")
+
+    def _recognised(self, token: str) -> _Entry | None:
+        """The entry of a token that is shown for the first time, if it was foreseen."""
+        if not self._foreseen:
+            return None
+        entry = self._foreseen.pop(_hash(token), None)
+        if entry is not None:
+            self._insert(token, entry)
+        return entry
 
     def _renew(self, token: str) -> None:
         self._renewed.add(token)
@@ -299,14 +329,18 @@ class Sessions:
             return  # it may be this session's, heard before the older answer came in
         now = self._clock()
         until = min(now + _FRESH_MS, session.expires_at_ms)
-        self._entries[token] = _Entry(session, token_hash, asked.epoch, now, until)
+        self._insert(token, _Entry(session, token_hash, asked.epoch, now, until))
+
+    def _insert(self, token: str, entry: _Entry) -> None:
+        self._entries[token] = entry
         self._entries.move_to_end(token)
-        self._token_of[token_hash] = token
+        self._token_of[entry.token_hash] = token
         if len(self._entries) > self._most_cached:
             _, oldest = self._entries.popitem(last=False)
             del self._token_of[oldest.token_hash]
 
     def _forget(self, token_hash: str) -> None:
+        self._foreseen.pop(token_hash, None)
         token = self._token_of.pop(token_hash, None)
         if token is not None:
             del self._entries[token]

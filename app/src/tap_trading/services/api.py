@@ -13,12 +13,13 @@ from tap_trading.auth.challenge import Challenges
 from tap_trading.auth.limits import WalletLimits
 from tap_trading.auth.sessions import Sessions
 from tap_trading.auth.signature import Ed25519
-from tap_trading.base import background
+from tap_trading.base import background, logger
 from tap_trading.base.clock import system_clock
 from tap_trading.base.config import Settings
 from tap_trading.base.db import ReaderPool
 from tap_trading.base.health import Health
-from tap_trading.base.redis import Redis
+from tap_trading.base.live import Live, live_of
+from tap_trading.base.redis import Redis, RedisError
 from tap_trading.ledger import accounts
 from tap_trading.ledger.batcher import Batcher, OverloadedError, StorageUnavailableError
 from tap_trading.ledger.bets import BetBooks
@@ -31,6 +32,9 @@ from tap_trading.services.bets import BetRoutes
 from tap_trading.services.desk import BetDesk
 from tap_trading.services.lane import BetLanes
 from tap_trading.services.reading import ReadRoutes
+
+#: A process that stands by looks this often who is signed in, in s; an answer is good for longer.
+_FORESEE_EVERY_S = 5.0
 
 
 @asynccontextmanager
@@ -52,6 +56,8 @@ async def build(
 
         sessions = Sessions(redis, system_clock)
         await follow(sessions.follow(), "revocations")
+        live = live_of(settings.live_link, settings.release_link)
+        await follow(_foresee_sessions(sessions, live), "sessions to come")
         health.add("revocations", sessions.check, vital=False)
         limits = WalletLimits(redis, system_clock, settings.wallet_rate)
         await follow(limits.share(), "rate limits")
@@ -130,6 +136,17 @@ async def _follow(
 ) -> None:
     """Run `work` in the background for as long as the service lives."""
     await stack.enter_async_context(background.running(work, name, failed))
+
+
+async def _foresee_sessions(sessions: Sessions, live: Live) -> None:
+    """Know who is signed in while another release serves them, for ever."""
+    while True:
+        if not live():
+            try:
+                await sessions.foresee()
+            except (RedisError, OSError) as error:  # then each is asked for when it comes
+                logger.get().warning("sessions not foreseen", error=str(error))
+        await asyncio.sleep(_FORESEE_EVERY_S)
 
 
 def _sign_in(
