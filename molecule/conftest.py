@@ -107,7 +107,7 @@ def inventory(machine: Machine) -> str:
 def playbook(inventory: str) -> Callable[..., subprocess.CompletedProcess[str]]:
     """Run a playbook against the machine, as an op would."""
 
-    def run(name: str, *arguments: str) -> subprocess.CompletedProcess[str]:
+    def run(name: str, *arguments: str, timeout: float = 300) -> subprocess.CompletedProcess[str]:
         program = Path(sys.executable).with_name("ansible-playbook")
         # Molecule asks for colours and its own configuration; an op's shell does not.
         plain = {k: v for k, v in os.environ.items() if not k.startswith(("ANSIBLE_", "MOLECULE_"))}
@@ -117,7 +117,7 @@ def playbook(inventory: str) -> Callable[..., subprocess.CompletedProcess[str]]:
             env=plain,
             capture_output=True,
             text=True,
-            timeout=300,
+            timeout=timeout,
             check=False,
         )
 
@@ -223,9 +223,9 @@ class Site:
             *("--data-binary", f"'{json.dumps(body)}'"),
         )
 
-    def sign_in(self) -> str:
-        """A new wallet, signed in; returns its token."""
-        wallet = SigningKey.generate()
+    def sign_in(self, wallet: SigningKey | None = None) -> str:
+        """Sign a wallet in, a new one unless it is given; returns its token."""
+        wallet = wallet or SigningKey.generate()
         address = b58encode(bytes(wallet.verify_key)).decode()
         asked = self.post("/api/auth/challenge", {"address": address}).json
         signature = b58encode(wallet.sign(asked["message"].encode()).signature).decode()

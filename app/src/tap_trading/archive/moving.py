@@ -177,6 +177,10 @@ class Mover:
             (week.name,),
         )
 
+    def mark_missing(self, week: Week) -> None:
+        """An archive is not on this machine; whoever says so has looked for it elsewhere."""
+        self._mark("UPDATE archives SET is_local = 0 WHERE week = ?", (week.name,))
+
     def _mark(self, statement: str, parameters: tuple[int | str, ...]) -> None:
         try:
             with self._transaction():

@@ -1,15 +1,19 @@
 """`tap backup` and what belongs to it: copies made, restored, and tried."""
 
 import argparse
+import json
+from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
 
 from tap_trading.archive import drill, hourly
 from tap_trading.archive.backup import BackupError, Copy, back_up
 from tap_trading.archive.objects import ObjectStore, StoreError
+from tap_trading.archive.preparing import compare, prepare
 from tap_trading.archive.restore import RestoreError, Source, newest, restore
 from tap_trading.archive.retention import Retention
 from tap_trading.archive.sealing import Key, SealError
+from tap_trading.archive.shelf import Shelf
 from tap_trading.base.config import Settings
 from tap_trading.cli.command import Add, RefusedError
 
@@ -57,11 +61,36 @@ def add_to(add: Add) -> None:
     command.add_argument("--offsite", action="store_true", help="from off the machine")
     command.add_argument("--to", type=Path, required=True, metavar="FILE", help="the new file")
 
+    command = add(
+        "restore-prepare",
+        _restore_prepare,
+        "Make a copy of each database ready to take the site's place, with the archives that belong"
+        " to it; prints what is ready, as JSON. playbooks/restore.yml does the rest.",
+    )
+    _add_folder(command, "folder of the copies on the machine")
+    command.add_argument("--copy", metavar="NAME", help="which of the books; default: the newest")
+    command.add_argument("--prices", metavar="NAME", help="and of the prices")
+    command.add_argument("--offsite", action="store_true", help="from off the machine")
+    _add_ready(command)
+
+    command = add(
+        "restore-compare",
+        _restore_compare,
+        "Tell what the site would lose by what is ready, as JSON.",
+    )
+    _add_ready(command)
+
     add("backup-key", _backup_key, "Print a new key to encrypt backups with; nothing is stored.")
 
 
 def _add_folder(command: argparse.ArgumentParser, help_: str) -> None:
     command.add_argument("--dest", type=Path, default=_FOLDER, metavar="DIR", help=help_)
+
+
+def _add_ready(command: argparse.ArgumentParser) -> None:
+    command.add_argument(
+        "--to", type=Path, default=Path("/data/restore"), metavar="DIR", help="where it is ready"
+    )
 
 
 def _add_metrics(command: argparse.ArgumentParser) -> None:
@@ -133,10 +162,7 @@ def _drill(settings: Settings, args: argparse.Namespace) -> int:
 
 
 def _restore(settings: Settings, args: argparse.Namespace) -> int:
-    store = ObjectStore.of(settings) if args.offsite else None
-    if args.offsite and store is None:
-        raise RefusedError("no copies leave this machine: there is no TAP_S3_BUCKET")
-    source = Source(args.dest, store)
+    source = _source(settings, args)
     copy = Copy.named(args.copy) if args.copy else newest(source, args.database)
     if copy is None or copy.database != args.database:
         raise RefusedError(f"{args.copy} is not the name of a copy of {args.database}")
@@ -144,6 +170,31 @@ def _restore(settings: Settings, args: argparse.Namespace) -> int:
     print(
         f"{args.to} is {copy.name}, proven: {sum(contents.rows.values())} rows, {contents.sentinel}"
     )
+    return 0
+
+
+def _source(settings: Settings, args: argparse.Namespace) -> Source:
+    """Where copies come from. Raises RefusedError when there is no such place."""
+    store = ObjectStore.of(settings) if args.offsite else None
+    if args.offsite and store is None:
+        raise RefusedError("no copies leave this machine: there is no TAP_S3_BUCKET")
+    return Source(args.dest, store)
+
+
+def _restore_prepare(settings: Settings, args: argparse.Namespace) -> int:
+    plan = prepare(
+        _source(settings, args),
+        {"bets": args.copy, "prices": args.prices},
+        _key(settings),
+        args.to,
+        Shelf(settings.archive_dir),
+    )
+    print(json.dumps(asdict(plan)))
+    return 0
+
+
+def _restore_compare(settings: Settings, args: argparse.Namespace) -> int:
+    print(json.dumps(asdict(compare(settings.db_path, settings.prices_db_path, args.to))))
     return 0
 
 

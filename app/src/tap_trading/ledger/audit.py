@@ -7,7 +7,7 @@ inside SQLite; what it has to sort goes to temporary files and not to memory.
 
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 
 import apsw
@@ -245,14 +245,15 @@ class Report:
         return self.found == 0
 
 
-def audit(connection: apsw.Connection) -> Report:
-    """Audit the database of `connection`, which must not be inside a transaction.
+def audit(connection: apsw.Connection, *, inside: bool = False) -> Report:
+    """Audit the database of `connection`, which must not be inside a transaction; with `inside`
+    it is, and what that transaction has is audited.
 
     Raises DatabaseError when it cannot be read or its schema knows no money yet.
     """
     began = time.perf_counter()
     try:
-        with _one_moment(connection):
+        with nullcontext() if inside else _one_moment(connection):
             _check_schema(connection)
             users, entries, bets = connection.execute(
                 "SELECT (SELECT count(*) FROM users WHERE id <> 'house'),"

@@ -6,7 +6,8 @@
     release deploy VERSION      migrate, start it as the idle colour, switch to it, watch it, end
                                 the old colour; when anything fails, the old release goes on
     release rollback            deploy the release that was live before
-    release recover             finish or take back a deployment that was interrupted
+    release restore             put copies of the databases in the place of what is there
+    release recover             finish or take back a deployment or a restore that was interrupted
     release unlock              end the lock, whosever it is
     release pin VERSION         never remove it; `unpin` takes that back
     release current             print the live version
@@ -31,7 +32,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from tap_release import artifact, deployment, lock, preflight, shelf
+from tap_release import artifact, deployment, lock, preflight, restoring, shelf
 from tap_release.machine import Machine, ReleaseError, read_json, write_json
 
 #: The unit that a deployment runs in, so that it does not end with the connection.
@@ -45,7 +46,7 @@ def _begin(machine: Machine, args: argparse.Namespace) -> Done:
     with deployment.alone(machine):
         token = lock.take(machine, args.by, f"deploy {args.version}")
         try:
-            recovered = deployment.recover(machine)
+            recovered = restoring.recover(machine) or deployment.recover(machine)
             artifact.sweep(machine)
             live = machine.live_version() == args.version
             if not live:
@@ -86,6 +87,22 @@ def _rollback(machine: Machine, args: argparse.Namespace) -> Done:
     return _locked(machine, args, "rollback", work)
 
 
+def _restore(machine: Machine, args: argparse.Namespace) -> Done:
+    wanted = restoring.Wanted(
+        copy=args.copy,
+        prices=args.prices,
+        offsite=args.offsite,
+        over_newer=args.over_newer,
+        lose_since=args.lose_since,
+    )
+
+    def work() -> Done:
+        deployment.recover(machine)
+        return restoring.restore(machine, wanted, by=args.by)
+
+    return _locked(machine, args, "restore", work)
+
+
 def _locked(
     machine: Machine, args: argparse.Namespace, what: str, work: Callable[[], Done]
 ) -> Done:
@@ -101,7 +118,7 @@ def _locked(
 
 def _recover(machine: Machine, _args: argparse.Namespace) -> Done:
     with deployment.alone(machine):
-        found = deployment.recover(machine)
+        found = restoring.recover(machine) or deployment.recover(machine)
         if found is not None:  # its lock goes with it; anybody else's stays
             lock.drop(machine, None)
         if lock.held(machine) is None:  # else somebody may be at it
@@ -130,13 +147,14 @@ _COMMANDS: dict[str, Command] = {
     "install": _install,
     "deploy": _deploy,
     "rollback": _rollback,
+    "restore": _restore,
     "recover": _recover,
     "unlock": _unlock,
     "pin": _pin,
     "unpin": _pin,
 }
 #: What goes on without whoever asked for it.
-_DETACHED = frozenset({"deploy", "rollback", "recover"})
+_DETACHED = frozenset({"deploy", "rollback", "restore", "recover"})
 
 
 def _recorded(machine: Machine, args: argparse.Namespace) -> Done:
@@ -235,7 +253,13 @@ def _parser() -> argparse.ArgumentParser:
         commands.choices[command].add_argument(
             "--watch", type=float, default=watch_s, metavar="S", help="how long it is watched"
         )
-    for command in ("install", "deploy", "rollback", "unlock"):
+    restore = commands.add_parser("restore")
+    restore.add_argument("--copy", default="", help="of the books; default: the newest")
+    restore.add_argument("--prices", default="", help="of the prices; default: if need be")
+    restore.add_argument("--offsite", action="store_true", help="from off the machine")
+    restore.add_argument("--over-newer", action="store_true", help="although entries are lost")
+    restore.add_argument("--lose-since", default="", metavar="STAMP", help="of the copy")
+    for command in ("install", "deploy", "rollback", "restore", "unlock"):
         commands.choices[command].add_argument("--token", help="of the lock, as `begin` prints it")
     parser.add_argument("--python", default="/usr/bin/python3")
     parser.add_argument(

@@ -66,6 +66,7 @@ class Machine:
         self.deployment = root / "deployment.json"
         self.result = root / "deployment.result"
         self.lock = root / "deployment.lock"
+        self.restore = root / "restore.json"
 
     def live_version(self) -> str | None:
         """The version `current` points to; None before the first release."""
@@ -151,11 +152,11 @@ def point(link: Path, target: Path) -> None:
     fresh.unlink(missing_ok=True)
     fresh.symlink_to(target)
     fresh.rename(link)
-    _sync(link.parent)
+    sync(link.parent)
 
 
-def _sync(folder: Path) -> None:
-    """Have a name that was given in a folder on disk."""
+def sync(folder: Path) -> None:
+    """Have the names in a folder on disk. Raises OSError."""
     descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
     try:
         os.fsync(descriptor)
@@ -186,7 +187,7 @@ def write_json(path: Path, content: dict[str, Any]) -> None:
         file.flush()
         os.fsync(file.fileno())
     fresh.rename(path)
-    _sync(path.parent)
+    sync(path.parent)
 
 
 def read_json(path: Path) -> dict[str, Any] | None:
