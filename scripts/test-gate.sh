@@ -52,6 +52,8 @@ case ${1:-} in
     molecule verify --no-command-borders -s deploy
     step "and everything that goes wrong in a deploy: molecule verify -s broken"
     molecule verify --no-command-borders -s broken
+    step "and a machine that is lost, from its backups: molecule verify -s restore"
+    molecule verify --no-command-borders -s restore
     ;;
   *)
     echo "usage: test-gate.sh unit|all" >&2

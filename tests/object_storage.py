@@ -29,7 +29,7 @@ IMPATIENT = Patience(
 class Storage:
     """The S3 API with one empty bucket, behind a proxy that may misbehave."""
 
-    def __init__(self, port: int) -> None:
+    def __init__(self, port: int, host: str = "127.0.0.1") -> None:
         self.direct = f"http://127.0.0.1:{port}"
         self.client: Any = boto3.session.Session().client(
             "s3",
@@ -39,12 +39,12 @@ class Storage:
             aws_secret_access_key=SECRET,
         )
         self.client.create_bucket(Bucket=BUCKET)
-        self.proxy = Proxy(port)
+        self.proxy = Proxy(port, host)
 
     @property
     def endpoint(self) -> str:
         """Where the proxy listens."""
-        return f"http://127.0.0.1:{self.proxy.port}"
+        return f"http://{self.proxy.host}:{self.proxy.port}"
 
     def store(self, prefix: str = "machine", patience: Patience = IMPATIENT) -> ObjectStore:
         place = Place(BUCKET, "app", SECRET, self.endpoint, "us-east-1", prefix)
@@ -95,14 +95,14 @@ class Storage:
 
 
 @contextmanager
-def running() -> Iterator[Storage]:
-    """A storage for as long as it is needed."""
+def running(host: str = "127.0.0.1") -> Iterator[Storage]:
+    """A storage for as long as it is needed; its proxy listens at this address of ours."""
     from moto.moto_server.threaded_moto_server import ThreadedMotoServer
 
     logging.getLogger("werkzeug").setLevel(logging.WARNING)  # not a line for each request
     server = ThreadedMotoServer("127.0.0.1", 0, verbose=False)
     server.start()
-    storage = Storage(server.get_host_and_port()[1])
+    storage = Storage(server.get_host_and_port()[1], host)
     try:
         yield storage
     finally:
@@ -120,8 +120,9 @@ RESET, CUT, HANG = "reset", "cut", "hang"
 class Proxy:
     """Passes requests on to the storage, unless a fault says otherwise."""
 
-    def __init__(self, target: int) -> None:
+    def __init__(self, target: int, host: str) -> None:
         self._target = target
+        self.host = host
         self.requests: list[str] = []  # the method of each, also of those that were not passed on
         self.fault: Fault | None = None
         self.bytes_per_s = 0.0  # 0: as fast as it goes
@@ -155,7 +156,7 @@ class Proxy:
 
             do_GET = do_PUT = do_POST = do_DELETE = do_HEAD = _any  # noqa: N815 - the names are http.server's
 
-        server = ThreadingHTTPServer(("127.0.0.1", self.port), Handler, bind_and_activate=False)
+        server = ThreadingHTTPServer((self.host, self.port), Handler, bind_and_activate=False)
         server.allow_reuse_address = True
         server.daemon_threads = True
         server.block_on_close = False

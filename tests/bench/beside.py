@@ -11,7 +11,7 @@ from bench.site import process, wait_for, wait_for_market
 from live_market import keep_market
 from tap_trading.base.redis import Redis
 
-#: So many users bet, together at this rate; the API has this core.
+#: So many users bet, together at this rate if no other is asked for; the API has this core.
 USERS_WHO_BET, BETS_PER_S = 500, 500
 CORE = 0
 
@@ -21,7 +21,13 @@ Bet = Callable[[float], Awaitable[Result]]
 
 @asynccontextmanager
 async def betting(
-    settings: dict[str, str], port: int, redis: Redis, tokens: list[str]
+    settings: dict[str, str],
+    port: int,
+    redis: Redis,
+    tokens: list[str],
+    *,
+    rate: int = BETS_PER_S,
+    connections: int = CONNECTIONS,
 ) -> AsyncIterator[Bet]:
     """An API of these settings in an open market, and what bets there as these users."""
     command = (sys.executable, "-m", "tap_trading.services.api")
@@ -35,9 +41,9 @@ async def betting(
             result = await open_loop(
                 ("127.0.0.1", port),
                 requests,
-                rate=lambda _: BETS_PER_S,
+                rate=lambda _: rate,
                 seconds=seconds,
-                sources=[""] * CONNECTIONS,
+                sources=[""] * connections,
                 cpu=lambda: cpu_seconds(api.pid),
             )
             if set(result.statuses) != {202} or result.lost or result.unsent:

@@ -97,3 +97,10 @@ def test_an_unusable_folder_is_said_so(database: Path, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(BackupError, match="file"):
         back_up(database, "bets", tmp_path / "file", 3, NOW)
+
+
+def test_a_name_is_given_once(database: Path, tmp_path: Path) -> None:
+    first, second = (back_up(database, "bets", tmp_path / "copies", 3, NOW) for _ in range(2))
+    assert first.path != second.path
+    assert first.path.exists()
+    assert second.contents.taken_at == first.contents.taken_at + 1000

@@ -6,7 +6,6 @@ import re
 import subprocess
 import time
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -21,8 +20,6 @@ from tap_trading.archive.sealing import Key
 pytestmark = pytest.mark.units("tap-trading-*", "redis-server")
 BASE = "http://127.0.0.1"
 SERVES_WITHIN_S = 600
-#: The storage as the machine reaches it: on its own loopback, and from there through SSH.
-PORT = 9443
 Run = Callable[..., "subprocess.CompletedProcess[str]"]
 
 
@@ -52,8 +49,8 @@ class Trader:
         token = self.site.sign_in(self.wallet)
         return Told(
             self.asks("/api/me", token)["balance"],
-            [f"{bet['bet_id']} {bet['status']}" for bet in self.asks("/api/bets", token)["bets"]],
-            [entry["entry_id"] for entry in self.asks("/api/ledger", token)["entries"]],
+            [f"{bet['bet_id']} {bet['status']}" for bet in self.asks("/api/bets", token)["items"]],
+            [entry["entry_id"] for entry in self.asks("/api/ledger", token)["items"]],
         )
 
     def bets(self) -> None:
@@ -86,8 +83,13 @@ def before() -> Before:
 
 
 @pytest.fixture(scope="module")
-def storage() -> Iterator[Storage]:
-    with running() as storage:
+def storage(machine: Machine) -> Iterator[Storage]:
+    """Off the machine, at the other end of its own network; it lets nobody delete."""
+    [gateway] = re.findall(r"default via (\S+)", machine.run("ip -4 route"))
+    with running(gateway) as storage:
+        storage.proxy.fault = lambda method, _: (
+            (403, "AccessDenied") if method == "DELETE" else None
+        )
         yield storage
 
 
@@ -97,30 +99,11 @@ def key() -> str:
 
 
 @pytest.fixture
-def storage_is_reached(machine: Machine, storage: Storage) -> Iterator[Callable[[], None]]:
-    """Opens the machine's way to the storage; it ends with the test."""
-    with ExitStack() as stack:
-
-        def open_way() -> None:
-            words = ["ssh", "-F", machine.ssh_config, "-N", "-oExitOnForwardFailure=yes"]
-            forward = f"-R127.0.0.1:{PORT}:127.0.0.1:{storage.proxy.port}"
-            way = stack.enter_context(subprocess.Popen([*words, forward, machine.name]))
-            stack.callback(way.kill)
-            end = time.monotonic() + 20
-            while machine.attempt(f"curl --silent http://127.0.0.1:{PORT}/").returncode:
-                assert way.poll() is None, f"ssh ended with {way.returncode}"
-                assert time.monotonic() < end, "no way to the storage"
-                time.sleep(0.2)
-
-        yield open_way
-
-
-@pytest.fixture
-def play(playbook: Run, key: str) -> Run:
+def play(playbook: Run, storage: Storage, key: str) -> Run:
     """Run a playbook with an inventory that knows the storage."""
     known = {
         "backup_s3_bucket": BUCKET,
-        "backup_s3_endpoint": f"http://127.0.0.1:{PORT}",
+        "backup_s3_endpoint": storage.endpoint,
         "backup_s3_access_key_id": "app",
         "backup_s3_secret": SECRET,
         "backup_key": key,
@@ -149,10 +132,9 @@ def sentence(done: "subprocess.CompletedProcess[str]") -> str:
 
 
 def test_copies_leave_the_machine(
-    machine: Machine, storage: Storage, storage_is_reached: Callable[[], None], play: Run,
+    machine: Machine, storage: Storage, play: Run,
     trader: Trader, before: Before,
 ) -> None:  # fmt: skip
-    storage_is_reached()
     done = play("provision.yml", "--tags", "backup")
     assert done.returncode == 0, done.stdout
     for _ in range(2):
@@ -168,12 +150,11 @@ def test_copies_leave_the_machine(
 
 
 def test_an_empty_machine_goes_on_from_the_last_copy(
-    machine: Machine, storage_is_reached: Callable[[], None], play: Run,
+    machine: Machine, play: Run,
     trader: Trader, before: Before, live_release: Callable[[], str],
     measured: Callable[[str], None],
 ) -> None:  # fmt: skip
     replace(machine)
-    storage_is_reached()
     began = time.monotonic()
     done = play("restore.yml")
     assert done.returncode == 0, done.stdout
@@ -190,10 +171,9 @@ def test_an_empty_machine_goes_on_from_the_last_copy(
 
 
 def test_newer_books_stay_unless_that_is_said_twice(
-    machine: Machine, host: Host, storage_is_reached: Callable[[], None], play: Run,
+    machine: Machine, host: Host, play: Run,
     trader: Trader, before: Before, live_release: Callable[[], str],
 ) -> None:  # fmt: skip
-    storage_is_reached()
     newer, older = trader.is_told(), before.copies[0]
     named = ("-e", f"restore_copy={older}")
     once = (*named, "-e", "restore_over_newer=true")
@@ -218,10 +198,9 @@ def test_newer_books_stay_unless_that_is_said_twice(
 
 
 def test_a_copy_that_is_not_there_changes_nothing(
-    storage_is_reached: Callable[[], None], play: Run, trader: Trader,
+    play: Run, trader: Trader,
     live_release: Callable[[], str],
 ) -> None:  # fmt: skip
-    storage_is_reached()
     before = trader.is_told()
     name = "bets-20200101T000000Z.db.zst.sealed"
     said = sentence(play("restore.yml", "-e", f"restore_copy={name}"))
@@ -231,10 +210,9 @@ def test_a_copy_that_is_not_there_changes_nothing(
 
 
 def test_one_that_is_killed_while_files_are_moved_is_ended_by_recover(
-    machine: Machine, storage_is_reached: Callable[[], None], play: Run, playbook: Run,
+    machine: Machine, play: Run, playbook: Run,
     trader: Trader, before: Before, live_release: Callable[[], str],
 ) -> None:  # fmt: skip
-    storage_is_reached()
     trader.bets()
     newer = trader.is_told()
     machine.run(

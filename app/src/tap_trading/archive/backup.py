@@ -12,7 +12,7 @@ import re
 import time
 from collections.abc import Iterable
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import apsw
@@ -114,7 +114,9 @@ def copy_into(folder: Path, path: Path, database: Name, now: datetime, key: Key 
     """
     began = time.perf_counter()
     taken = now.astimezone(UTC).replace(microsecond=0)
-    target = folder / f"{database}-{taken.strftime(_STAMP)}.db{sealing.suffix(key)}"
+    # A name is given once: what is off the machine under it is known by it.
+    while (target := _named(folder, database, taken, key)).exists():
+        taken += timedelta(seconds=1)
     try:
         with scratch(folder, _SCRATCH) as place:
             copy, sealed = place / "copy.db", place / target.name
@@ -133,6 +135,10 @@ def copy_into(folder: Path, path: Path, database: Name, now: datetime, key: Key 
     except OSError as error:
         raise BackupError(f"{folder}: {error.strerror or error}") from error
     return Backup(target, contents, size, copied_s, time.perf_counter() - began)
+
+
+def _named(folder: Path, database: Name, taken: datetime, key: Key | None) -> Path:
+    return folder / f"{database}-{taken.strftime(_STAMP)}.db{sealing.suffix(key)}"
 
 
 def _copy(path: Path, database: Name, copy: Path) -> float:
