@@ -153,6 +153,7 @@ def environment(redis_server: RedisServer, database: Path, prices: Path) -> dict
         "DB_PATH": str(database),
         "PRICES_DB_PATH": str(prices),
         "TAP_ARCHIVE_DIR": str(database.parent / "archive"),
+        "TAP_DISK_FULL_PERCENT": "100",  # however full the disk is that tests run on
     }
 
 

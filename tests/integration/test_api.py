@@ -41,6 +41,7 @@ async def test_health_and_version(client: TestClient) -> None:
             "redis": "ok",
             "price": "open",
             "revocations": "ok",
+            "disk": "ok",
             "schema": f"version {len(migrations.available())}",
         }
         version = await (await client.get(f"{prefix}/version")).json()

@@ -8,6 +8,7 @@ import asyncio
 import json
 from collections.abc import AsyncIterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -272,6 +273,34 @@ async def test_without_a_live_price_no_bet(
         answer = await bettor.post({"cell_id": cell(), "amount": 500})
         assert await refused(answer) == (503, "feed_stale")
     assert bets(database) == []
+
+
+async def test_a_full_disk_refuses_new_bets_and_nothing_else(
+    bettor: Bettor, database: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    wanted = {"cell_id": cell(), "amount": 500}
+    placed = await (await bettor.post(wanted)).json()
+    for used, status in ((100, 503), (98, 503), (97, 202)):
+        stat = SimpleNamespace(f_blocks=100, f_bfree=100 - used, f_bavail=100 - used, f_frsize=1)
+        monkeypatch.setattr("os.statvfs", lambda _path, stat=stat: stat)
+        await asyncio.sleep(1.2)  # it looks once a second
+        answer = await bettor.post({"cell_id": cell(1), "amount": 500}, key="key-2")
+        assert answer.status == status
+        if status == 503:
+            assert (await refused(answer))[1] == "storage_unavailable"
+            assert answer.headers["Retry-After"] == "30"
+            assert await (await bettor.post(wanted)).json() == placed
+            assert len(bets(database)) == 1
+            assert await bettor.balance() == CREDIT - 500
+            newcomer = await sign_in(bettor.trader.client)
+            assert (await newcomer.json("/api/me"))["balance"] == CREDIT
+            healthy = await bettor.trader.client.get("/healthz")
+            said = (await healthy.json())["checks"]["disk"]
+            assert (healthy.status, said) == (200, f"{used}.0 % in use: new bets are refused")
+            assert (await bettor.trader.client.get("/readyz")).status == 200
+        shown = await (await bettor.trader.client.get("/metrics")).text()
+        assert f"\ntap_disk_bets_refused {int(status == 503)}.0\n" in shown
+        assert f"\ntap_disk_used_ratio {used / 100}\n" in shown
 
 
 @pytest.mark.parametrize("token", ["", "Bearer", "Bearer x", f"Bearer {'a' * 43}", "Basic eDp5"])

@@ -294,6 +294,7 @@ def test_every_number_has_limits() -> None:
         "redis_wait_s",
         "ws_max_clients",
         "speed_bump_ms",
+        "disk_full_percent",
         "max_open_stake",
         "max_cell_stake",
         "max_column_stake",

@@ -1,11 +1,13 @@
 """The desk's verdict on a cell at a moment, and what a bet on it may cost the house."""
 
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 import live_market
 from live_market import GEOMETRY, PRICE, RATE, bar_before, offer
+from tap_trading.base.disk import DiskGuard
 from tap_trading.ledger.placing import BetRequest, Refusal
 from tap_trading.market.offer import Offer
 from tap_trading.market.point import PricePoint, number_of
@@ -33,7 +35,10 @@ class Market:
         self.clock = Clock()
         deaf: Any = None  # without Redis
         self._watch = PriceWatch(deaf, self.clock)
-        self.desk = BetDesk(watch=self._watch, geometry=GEOMETRY, stakes=STAKES, clock=self.clock)
+        self.disk = DiskGuard(Path("/"), 95)
+        self.desk = BetDesk(
+            watch=self._watch, disk=self.disk, geometry=GEOMETRY, stakes=STAKES, clock=self.clock
+        )
 
     def hear(self, made: Offer) -> None:
         self._watch._take_offer(made.encode())
@@ -83,6 +88,16 @@ def test_verdicts_in_their_order(market: Market) -> None:
     market.hear(offer(NOW, state=MarketState.SUSPENDED, reason="manual"))
     assert market.bet(CELL).refusal is Refusal.FEED_STALE
     assert market.bet(closed).refusal is Refusal.FEED_STALE
+
+
+def test_a_full_disk_refuses_only_what_would_be_a_bet(market: Market) -> None:
+    market.disk.is_full = True
+    bet = market.bet(CELL)
+    assert (bet.refusal, bet.liability) == (Refusal.STORAGE_UNAVAILABLE, 0)
+    assert market.bet(CELL, 101).refusal is Refusal.INVALID_AMOUNT
+    assert market.bet("nonsense").refusal is Refusal.UNKNOWN_CELL
+    market.disk.is_full = False
+    assert market.bet(CELL).refusal is None
 
 
 def test_a_column_closes_by_the_clock_though_it_was_just_offered(market: Market) -> None:

@@ -106,7 +106,10 @@ def test_a_bet_without_money_is_remembered_and_occupies_nothing() -> None:
 
 def test_refusals_leave_no_trace() -> None:
     found = books(ada=1000)
-    for refusal in (Refusal.CELL_CLOSED, Refusal.UNKNOWN_CELL, Refusal.FEED_STALE):
+    for refusal in (
+        *(Refusal.CELL_CLOSED, Refusal.UNKNOWN_CELL),
+        *(Refusal.FEED_STALE, Refusal.STORAGE_UNAVAILABLE),
+    ):
         decision = decide(found, [request(1, cell="nonsense", refusal=refusal)], FREE)[0]
         assert decision.outcome is refusal
         assert not decision.fresh

@@ -70,6 +70,7 @@ def test_the_api_reads_and_writes_sqlite_and_redis(site: Any, scheme: str) -> No
         "redis": "ok",
         "price": "open",
         "revocations": "ok",
+        "disk": "ok",
         "schema": f"version {len(list((LEDGER / 'schema').glob('*.sql')))}",
     }
 

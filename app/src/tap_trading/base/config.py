@@ -260,6 +260,14 @@ class Settings(BaseModel):
         le=1_000_000,
         description="Requests that a wallet may send in a minute; one more is refused with 429.",
     )
+    disk_full_percent: int = Field(
+        95,
+        alias="TAP_DISK_FULL_PERCENT",
+        ge=50,
+        le=100,
+        description="New bets are refused while so many per cent of the databases' file system are "
+        "in use, and until it is 2 points below.",
+    )
     grid_width_s: int = Field(
         5,
         alias="TAP_GRID_WIDTH_S",

@@ -21,6 +21,7 @@ class Refusal(StrEnum):
     CELL_CLOSED = "cell_closed"
     INVALID_AMOUNT = "invalid_amount"
     FEED_STALE = "feed_stale"
+    STORAGE_UNAVAILABLE = "storage_unavailable"
     UNKNOWN_ACCOUNT = "unauthenticated"
     KEY_REUSED = "idempotency_key_reused"
     DUPLICATE_CELL = "duplicate_cell"

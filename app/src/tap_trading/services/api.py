@@ -17,6 +17,7 @@ from tap_trading.base import background, logger
 from tap_trading.base.clock import system_clock
 from tap_trading.base.config import Settings
 from tap_trading.base.db import ReaderPool
+from tap_trading.base.disk import DiskGuard
 from tap_trading.base.health import Health
 from tap_trading.base.live import Live, live_of
 from tap_trading.base.redis import Redis, RedisError
@@ -62,6 +63,11 @@ async def build(
         limits = WalletLimits(redis, system_clock, settings.wallet_rate)
         await follow(limits.share(), "rate limits")
 
+        disk = DiskGuard(settings.db_path.parent, settings.disk_full_percent)
+        disk.look()
+        await follow(disk.watch(), "disk guard")
+        health.add("disk", disk.check, vital=False)
+
         cross_origin = http.CrossOrigin(settings.allowed_origins)
         app = http.application(health, cross_origin=cross_origin, metrics_dir=settings.metrics_dir)
         geometry = wiring.geometry(settings)
@@ -79,6 +85,7 @@ async def build(
         )
         bet_desk = BetDesk(
             watch=watch,
+            disk=disk,
             geometry=geometry,
             stakes=settings.stakes,
             clock=system_clock,

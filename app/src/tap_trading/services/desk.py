@@ -11,6 +11,7 @@ import orjson
 
 from tap_trading.base import logger, metrics
 from tap_trading.base.clock import Clock
+from tap_trading.base.disk import DiskGuard
 from tap_trading.base.errors import ProblemError
 from tap_trading.base.logger import rfc3339_ms
 from tap_trading.game import cell as cells
@@ -33,22 +34,34 @@ _PROBLEMS: Mapping[Refusal, tuple[int, str]] = {
     Refusal.CELL_CLOSED: (422, "This cell's column takes no more bets."),
     Refusal.INVALID_AMOUNT: (422, "The stake must be one of those offered."),
     Refusal.FEED_STALE: (503, "There is no live price; try again soon."),
+    Refusal.STORAGE_UNAVAILABLE: (
+        503,
+        "The site has no room for new bets at the moment; nothing was placed.",
+    ),
     Refusal.UNKNOWN_ACCOUNT: (401, "This session's account does not exist; sign in again."),
     Refusal.KEY_REUSED: (422, "This Idempotency-Key was used for another request."),
     Refusal.DUPLICATE_CELL: (409, "There is a bet on this cell already."),
     Refusal.LIMIT_EXCEEDED: (422, "The most that may be at stake here is reached."),
     Refusal.INSUFFICIENT_FUNDS: (402, "The balance does not cover this stake."),
 }
-_FEED_RETRY_S = 5
+#: A feed may be back at once; somebody has to make room on a disk.
+_RETRY_S: Mapping[Refusal, int] = {Refusal.FEED_STALE: 5, Refusal.STORAGE_UNAVAILABLE: 30}
 
 
 class BetDesk:
     """Checks bets against the moment, and words what became of them."""
 
     def __init__(
-        self, *, watch: PriceWatch, geometry: grid.Geometry, stakes: tuple[int, ...], clock: Clock
+        self,
+        *,
+        watch: PriceWatch,
+        disk: DiskGuard,
+        geometry: grid.Geometry,
+        stakes: tuple[int, ...],
+        clock: Clock,
     ) -> None:
         self._watch = watch
+        self._disk = disk
         self._width_s = geometry.width_s
         self._stakes = frozenset(stakes)
         self.clock = clock
@@ -68,6 +81,9 @@ class BetDesk:
             raise _not_an_amount(amount)
         min_rate = _rate_bps(fields.get("min_reward_rate"))
         refusal, offered = self._judge(cell_id, amount, now)
+        # Last of all: a bet that no disk would take is told so.
+        if refusal is None and self._disk.is_full:
+            refusal, offered = Refusal.STORAGE_UNAVAILABLE, 0
         liability = amount * offered // _BPS
         return BetRequest(
             *(new_id("bet", now), user_id, key, cell_id, amount, min_rate, now, refusal, liability)
@@ -110,8 +126,7 @@ def problem(outcome: Refusal | Exception) -> ProblemError:
     match outcome:
         case Refusal():
             status, detail = _PROBLEMS[outcome]
-            retry = _FEED_RETRY_S if outcome is Refusal.FEED_STALE else None
-            return ProblemError(status, outcome.value, detail, retry_after_s=retry)
+            return ProblemError(status, outcome.value, detail, retry_after_s=_RETRY_S.get(outcome))
         case ProblemError():
             return outcome
         case OverloadedError() | StorageUnavailableError():
