@@ -17,6 +17,7 @@ DRILL_DUE_S = 8 * 24 * 3600
 ARCHIVE_DUE_S = 2 * 24 * 3600
 TWO_DAYS_MIN = 2 * 24 * 60
 DISK_FULL_PERCENT = 85
+DISK_DAYS_LEFT = 14
 
 
 def main() -> None:
@@ -36,6 +37,7 @@ def main() -> None:
         "units": units(worries),
         "health": {name: health(name, port, worries, deployed) for name, port in SERVICES.items()},
         "disk": {path: disk(path, worries) for path in ("/", "/data")},
+        "days until the disk is full": days_left(worries),
         "last backups": last_backup(worries, deployed),
         "last restore drill": last_drill(worries, deployed),
         "archives": last_archive(worries, deployed),
@@ -178,6 +180,23 @@ def disk(path: str, worries: list[str]) -> str:
     if percent >= DISK_FULL_PERCENT:
         worries.append(f"the file system of {path} is {percent:.0f} % full")
     return f"{percent:.0f} % of {usable / 1e9:.1f} GB in use"
+
+
+def days_left(worries: list[str]) -> str:
+    """In how many days new bets are refused, as the last hourly run saw it."""
+    said = metrics("disk.prom")
+    day, week = (said.get(f'tap_disk_days_left{{rate="{rate}"}}') for rate in ("day", "week"))
+    if day is None or week is None:
+        return "not known yet"
+    if day < DISK_DAYS_LEFT:
+        worries.append(
+            f"new bets are refused in {day:.1f} days at today's growth of /data: tap disk"
+        )
+    return f"{in_days(day)} at today's growth, {in_days(week)} at the last week's"
+
+
+def in_days(days: float) -> str:
+    return "never" if days == float("inf") else f"{days:.0f}"
 
 
 def last_backup(worries: list[str], deployed: bool) -> dict[str, str]:

@@ -49,6 +49,7 @@ def site(
     environment = {
         "DB_PATH": str(database),
         "PRICES_DB_PATH": str(prices),
+        "TAP_METRICS_DIR": str(tmp_path),
         "TAP_BACKUP_KEY_FILE": str(tmp_path / "key"),
     }
     for name, value in environment.items():

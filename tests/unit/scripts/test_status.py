@@ -1,4 +1,4 @@
-"""What status.yml shows of backups and drills."""
+"""What status.yml shows of backups, drills, archives and the disk."""
 
 import importlib.util
 import os
@@ -115,6 +115,22 @@ def test_the_archives(status: ModuleType, tmp_path: Path) -> None:
         "the archiver was last done 3 days ago",
         "the archiver was last done 60 minutes ago",
     ]
+
+
+def test_the_days_until_the_disk_is_full(status: ModuleType, tmp_path: Path) -> None:
+    worries: list[str] = []
+    assert status.days_left(worries) == "not known yet"
+    for day, week, said, worry in (
+        (float("inf"), 400.0, "never at today's growth, 400 at the last week's", 0),
+        (14.0, 30.2, "14 at today's growth, 30 at the last week's", 0),
+        (13.9, 30.2, "14 at today's growth, 30 at the last week's", 1),
+        (0.0, 0.0, "0 at today's growth, 0 at the last week's", 1),
+    ):
+        left = Metric("tap_disk_days_left", "-", {"day": day, "week": week}, "rate")
+        textfile.write(tmp_path / "disk.prom", [left])
+        worries.clear()
+        assert status.days_left(worries) == said
+        assert len(worries) == worry
 
 
 def test_the_last_drill(status: ModuleType, tmp_path: Path) -> None:

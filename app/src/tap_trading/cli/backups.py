@@ -15,12 +15,11 @@ from tap_trading.archive.retention import Retention
 from tap_trading.archive.sealing import Key, SealError
 from tap_trading.archive.shelf import Shelf
 from tap_trading.base.config import Settings
+from tap_trading.cli import disk
 from tap_trading.cli.command import Add, RefusedError
 
 #: What these commands raise when they did not do what they were asked.
 ERRORS = (BackupError, RestoreError, SealError, StoreError)
-
-_FOLDER = Path("/data/backups")
 
 
 def add_to(add: Add) -> None:
@@ -34,7 +33,8 @@ def add_to(add: Add) -> None:
         "backup-all",
         _backup_all,
         "Copy both databases, drop old copies, and send those off the machine that are not there"
-        " yet; exit code 1 and a sentence for each thing that went wrong.",
+        " yet; exit code 1 and a sentence for each thing that went wrong. What fills the disk is"
+        " noted for tap disk.",
     )
     _add_folder(command, "folder of the copies")
     command.add_argument("--keep", type=_count, default=24, help="hours that keep a copy")
@@ -84,7 +84,7 @@ def add_to(add: Add) -> None:
 
 
 def _add_folder(command: argparse.ArgumentParser, help_: str) -> None:
-    command.add_argument("--dest", type=Path, default=_FOLDER, metavar="DIR", help=help_)
+    command.add_argument("--dest", type=Path, default=disk.BACKUPS, metavar="DIR", help=help_)
 
 
 def _add_ready(command: argparse.ArgumentParser) -> None:
@@ -118,6 +118,14 @@ def _backup(settings: Settings, args: argparse.Namespace) -> int:
 
 
 def _backup_all(settings: Settings, args: argparse.Namespace) -> int:
+    """What the disk holds is noted at the end, whatever became of the copies."""
+    try:
+        return _copy_all(settings, args)
+    finally:
+        disk.take_sample(settings, args.dest)
+
+
+def _copy_all(settings: Settings, args: argparse.Namespace) -> int:
     plan = hourly.Plan(
         databases={"bets": settings.db_path, "prices": settings.prices_db_path},
         folder=args.dest,

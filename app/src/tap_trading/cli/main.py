@@ -12,7 +12,7 @@ from tap_trading.base import config, version
 from tap_trading.base.config import Address, Settings
 from tap_trading.base.db import DatabaseError
 from tap_trading.base.migrations import stored_version
-from tap_trading.cli import audit, backups, history, market, money, show, verify
+from tap_trading.cli import audit, backups, disk, history, market, money, show, verify
 from tap_trading.cli.command import RefusedError, adder
 from tap_trading.ledger import migrations
 from tap_trading.ledger.accounts import AccountError
@@ -98,6 +98,7 @@ def _parser() -> argparse.ArgumentParser:
     add("schema", _schema, "Show the schema versions of both databases, as JSON; 0 is none.")
     backups.add_to(add)
     history.add_to(add)
+    disk.add_to(add)
     add("settings", _settings, "Show every setting as it is in force.")
     add("version", _version, "Show which build this is.")
     return parser

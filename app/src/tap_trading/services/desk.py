@@ -81,7 +81,7 @@ class BetDesk:
             raise _not_an_amount(amount)
         min_rate = _rate_bps(fields.get("min_reward_rate"))
         refusal, offered = self._judge(cell_id, amount, now)
-        # Last of all: a bet that no disk would take is told so.
+        # What is wrong with the bet itself was looked for first: there it is no use to try again.
         if refusal is None and self._disk.is_full:
             refusal, offered = Refusal.STORAGE_UNAVAILABLE, 0
         liability = amount * offered // _BPS
