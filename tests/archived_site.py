@@ -15,7 +15,7 @@ from tap_trading.archive.archiver import Archived, archive
 from tap_trading.archive.history import History
 from tap_trading.archive.shelf import Shelf
 from tap_trading.archive.weeks import Week
-from tap_trading.base.db import open_reader
+from tap_trading.base.db import open_reader, open_writer
 from tap_trading.ledger import queries
 from tap_trading.ledger.queries import Page
 
@@ -114,3 +114,22 @@ async def site_with_a_closed_week(books: Path, prices: Path, folder: Path) -> Si
     begin = WEEK.ends_at - _BEFORE_S * 1000
     await settled_market(books, prices, _MARKET_S, begin=begin, often=0.05)
     return Site(books, prices, Shelf(folder))
+
+
+def many_weeks(site: Site, count: int) -> list[Path]:
+    """Archive the week, and copies of it as if there had been `count` of them."""
+    [made] = site.archive()
+    paths, week = [made.path], WEEK
+    connection = open_writer(site.books)
+    for _ in range(count - 1):
+        week = week.next
+        path = site.shelf.path(week)
+        shutil.copy(made.path, path)
+        paths.append(path)
+        connection.execute(
+            "INSERT INTO archives SELECT ?, begins_at, ends_at, bets, entries, size, sha256,"
+            " archived_at, stored_at, is_local FROM archives WHERE week = ?",
+            (week.name, WEEK.name),
+        )
+    connection.close()
+    return paths

@@ -1,5 +1,6 @@
 """Copies of both databases: made, sent off the machine, restored and tried, also on bad days."""
 
+import json
 import os
 import random
 import time
@@ -247,6 +248,55 @@ def test_every_copy_goes_off_the_machine_once(
     assert "off the machine: 2 sent" in out
     assert away.proxy.requests.count("PUT") == 2
     assert away.proxy.requests.count("GET") == 1 + 2  # the list, and what was sent
+
+
+def test_only_copies_that_are_proven_elsewhere_are_pruned(
+    site: CopiedSite, away: Storage, run_tap: Tap
+) -> None:
+    prune = ["backup-prune", "--dest", str(site.copies)]
+    begin = moment("2026-03-02T10:00:00")
+    for number in range(4):
+        hourly.run(plan(site), away.store, lambda n=number: begin + 3600 * n)
+    names = site.names()
+    away.client.delete_object(Bucket="tap-copies", Key=f"machine/backups/bets/{names[0]}")
+    away.alter(f"machine/backups/bets/{names[1]}", lambda content: content.pop())
+    proven = site.copies / ".offsite.json"
+    kept = json.loads(proven.read_text())
+    proven.write_text(json.dumps({k: v for k, v in kept.items() if names[2] not in k}))
+    there = away.stored()
+    code, out, err = run_tap(*prune)
+    assert (code, err) == (0, "")
+    # One is not there, one is cut short there, one was not read back, and one is the newest.
+    assert site.names() == [*names[:4], names[6]]
+    assert out.splitlines() == [
+        *(
+            f"{site.copies / name} removed; it is in s3://tap-copies/machine/"
+            for name in names[4:6]
+        ),
+        "2 copies removed",
+    ]
+    assert away.stored() == there
+    # What is here no more is kept there as long as ever.
+    hourly.run(plan(site), away.store, lambda: begin + 4 * 3600)
+    assert {f"machine/backups/bets/{name}" for name in names[:4]} <= set(away.stored())
+
+
+def test_a_prune_that_cannot_be_sure_removes_nothing(
+    site: CopiedSite, away: Storage, run_tap: Tap, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    prune = ["backup-prune", "--dest", str(site.copies)]
+    for number in range(3):
+        hourly.run(plan(site), away.store, lambda n=number: 1.8e9 + 3600 * n)
+    names = site.names()
+    with alone_in(site.copies):
+        assert run_tap(*prune)[0] == 1
+    away.proxy.fault = lambda _method, _number: RESET
+    assert run_tap(*prune)[0] == 1
+    away.proxy.heal()
+    monkeypatch.delenv("TAP_S3_BUCKET")
+    code, _, err = run_tap(*prune)
+    assert (code, "so none was removed" in err) == (1, True)
+    assert site.names() == names
 
 
 def test_what_was_put_but_not_read_back_is_read_back_and_not_put_again(

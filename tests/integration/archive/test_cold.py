@@ -2,13 +2,12 @@
 
 import base64
 import os
-import shutil
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from archived_site import HOUR_MS, LATER, WEEK, Site
+from archived_site import HOUR_MS, LATER, WEEK, Site, many_weeks
 from object_storage import Storage
 from tap_trading.archive import cold
 from tap_trading.archive.errors import ArchiveError
@@ -36,25 +35,6 @@ def settings(environment: dict[str, str], storage: Storage, tmp_path: Path) -> S
     return config.load(
         {**environment, **storage.settings(tmp_path), "TAP_METRICS_DIR": str(metrics)}
     )
-
-
-def many_weeks(site: Site, count: int) -> list[Path]:
-    """Archive the week, and copies of it as if there had been `count` of them."""
-    [made] = site.archive()
-    paths, week = [made.path], WEEK
-    connection = open_writer(site.books)
-    for _ in range(count - 1):
-        week = week.next
-        path = site.shelf.path(week)
-        shutil.copy(made.path, path)
-        paths.append(path)
-        connection.execute(
-            "INSERT INTO archives SELECT ?, begins_at, ends_at, bets, entries, size, sha256,"
-            " archived_at, stored_at, is_local FROM archives WHERE week = ?",
-            (week.name, WEEK.name),
-        )
-    connection.close()
-    return paths
 
 
 def states(site: Site) -> list[tuple[str, bool, bool]]:

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from archived_site import LATER, WEEK, Site, rows
+from archived_site import LATER, WEEK, Site, many_weeks, rows
 from object_storage import Storage
 from tap_trading.archive import cold
 from tap_trading.auth.sessions import Sessions
@@ -71,6 +71,24 @@ async def test_tap_history_of_a_week_here_and_in_cold_storage(
     code, fetched, _ = tap("history", WEEK.name, user)
     assert (code, fetched) == (0, here)
     assert [path.name for path in site.shelf.folder.iterdir()] == [".lock"]
+
+
+async def test_archives_are_pruned_once_they_are_proven_elsewhere(
+    site: Site, tap: Tap, storage: Storage, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    paths = many_weeks(site, 3)
+    code, _, said = tap("archive-prune")
+    assert (code, "so no archive was removed" in said) == (1, True)
+    for name, value in storage.settings(tmp_path).items():
+        monkeypatch.setenv(name, value)
+    assert tap("archive-prune", "--keep", "0")[0] == 2
+    code, out, _ = tap("archive-prune", "--keep", "2")
+    assert (code, out.splitlines()[-1]) == (0, "1 archives removed")
+    assert [path.exists() for path in paths] == [False, True, True]
+    storage.alter(f"machine/archive/{paths[1].name}.zst", lambda content: content.reverse())
+    code, _, said = tap("archive-prune")
+    assert (code, paths[1].name in said) == (1, True)
+    assert [path.exists() for path in paths] == [False, True, True]
 
 
 async def test_tap_history_refuses_what_is_not_there(site: Site, tap: Tap) -> None:

@@ -63,9 +63,17 @@ def key_of(week: Week, key: Key | None) -> str:
     return f"archive/bets_{week.name}.db{sealing.suffix(key)}"
 
 
-def store(books: Path, shelf: Shelf, store: ObjectStore, key: Key | None, now: int) -> Report:
+def store(
+    books: Path,
+    shelf: Shelf,
+    store: ObjectStore,
+    key: Key | None,
+    now: int,
+    *,
+    keep: int = KEPT,
+) -> Report:
     """Bring every archive to cold storage, and remove those from here that are older than the
-    newest KEPT, each proven once more by reading it back. `now` is in Unix ms.
+    newest `keep`, each proven once more by reading it back. `now` is in Unix ms.
 
     Raises ArchiveError; what is not proven stays here.
     """
@@ -76,7 +84,7 @@ def store(books: Path, shelf: Shelf, store: ObjectStore, key: Key | None, now: i
                 _bring(each, shelf, store, key)
                 mover.mark_stored(each.week, now)
                 report.stored.append(each.week)
-        for each in known(books)[:-KEPT]:
+        for each in known(books)[:-keep]:
             path = shelf.path(each.week)
             if each.is_local:
                 _prove(each, shelf, store, key)

@@ -69,6 +69,24 @@ def send(folder: Path, store: ObjectStore, retentions: Mapping[Name, Retention])
     return report
 
 
+def prune(folder: Path, store: ObjectStore) -> list[Copy]:
+    """Remove copies here that were read back from the storage and are still listed there, and
+    return them. The newest of each database stays.
+
+    Be alone in `folder`. Raises StoreError or OSError.
+    """
+    proven = _Proven(folder)
+    stored = {item.key: item.size for item in store.list(PREFIX)}
+    removed = []
+    for name in NAMES:
+        for copy in copies_in(folder, name)[:-1]:
+            path, key = folder / copy.name, key_of(copy)
+            if key in proven and stored.get(key) == path.stat().st_size:
+                path.unlink()
+                removed.append(copy)
+    return removed
+
+
 class _Proven:
     """What is known to be there unharmed; without it, everything is read back once more."""
 

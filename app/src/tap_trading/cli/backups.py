@@ -6,12 +6,13 @@ from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
 
-from tap_trading.archive import drill, hourly
+from tap_trading.archive import drill, hourly, offsite
 from tap_trading.archive.backup import BackupError, Copy, back_up
 from tap_trading.archive.objects import ObjectStore, StoreError
 from tap_trading.archive.preparing import compare, prepare
 from tap_trading.archive.restore import RestoreError, Source, newest, restore
 from tap_trading.archive.retention import Retention
+from tap_trading.archive.scratch import NoScratchError, alone_in
 from tap_trading.archive.sealing import Key, SealError
 from tap_trading.archive.shelf import Shelf
 from tap_trading.base.config import Settings
@@ -41,6 +42,14 @@ def add_to(add: Add) -> None:
     command.add_argument("--keep-daily", type=_count, default=7, help="days that keep a copy")
     command.add_argument("--keep-weekly", type=_count, default=5, help="weeks that keep a copy")
     _add_metrics(command)
+
+    command = add(
+        "backup-prune",
+        _backup_prune,
+        "Remove the copies here that are proven off the machine, but the newest of each database:"
+        " for a disk that is nearly full.",
+    )
+    _add_folder(command, "folder of the copies")
 
     command = add(
         "drill",
@@ -151,6 +160,23 @@ def _copy_all(settings: Settings, args: argparse.Namespace) -> int:
         print("nothing left the machine: there is no TAP_S3_BUCKET")
     if outcome.problems:
         raise RefusedError("\n".join(outcome.problems))
+    return 0
+
+
+def _backup_prune(settings: Settings, args: argparse.Namespace) -> int:
+    store = ObjectStore.of(settings)
+    if store is None:
+        raise RefusedError(
+            "no copies leave this machine (there is no TAP_S3_BUCKET), so none was removed"
+        )
+    try:
+        with alone_in(args.dest):
+            removed = offsite.prune(args.dest, store)
+    except (OSError, NoScratchError) as error:
+        raise RefusedError(str(error)) from error
+    for copy in removed:
+        print(f"{args.dest / copy.name} removed; it is in {store}")
+    print(f"{len(removed)} copies removed")
     return 0
 
 

@@ -1,7 +1,10 @@
-"""`tap history`: what an account did in an archived week, from here or from cold storage."""
+"""`tap history` and what belongs to it: what an account did in an archived week, from here or from
+cold storage; which archives there are, and fewer of them here.
+"""
 
 import argparse
 import tempfile
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
@@ -38,6 +41,15 @@ def add_to(add: Add) -> None:
     command.add_argument("week", type=_week, metavar="WEEK", help="such as 2026_w47")
     command.add_argument("user", metavar="USER", help="user id or wallet address")
     add("archives", _archives, "List all archives: what is in them, and where they are.")
+    command = add(
+        "archive-prune",
+        _prune,
+        "Remove all archives here but the newest, each proven in cold storage first: for a disk"
+        " that is nearly full.",
+    )
+    command.add_argument(
+        "--keep", type=int, choices=range(1, cold.KEPT + 1), default=1, help="how many stay here"
+    )
 
 
 def _history(settings: Settings, args: argparse.Namespace) -> int:
@@ -99,6 +111,24 @@ def _archives(settings: Settings, _args: argparse.Namespace) -> int:
     return 0
 
 
+def _prune(settings: Settings, args: argparse.Namespace) -> int:
+    store = ObjectStore.of(settings)
+    if store is None:
+        raise RefusedError(
+            "no cold storage is configured (there is no TAP_S3_BUCKET), so no archive was removed"
+        )
+    shelf, now = Shelf(settings.archive_dir), time.time_ns() // 10**6
+    report = cold.store(settings.db_path, shelf, store, _key(settings), now, keep=args.keep)
+    for week in report.removed:
+        print(f"{shelf.path(week)} removed; it is in {store}")
+    print(f"{len(report.removed)} archives removed")
+    return 0
+
+
+def _key(settings: Settings) -> Key | None:
+    return Key.read(settings.backup_key_file) if settings.backup_key_file else None
+
+
 @contextmanager
 def _archive(settings: Settings, week: Week) -> Iterator[apsw.Connection]:
     """The archive of a week, wherever it is. Raises ArchiveError, DatabaseError, StoreError."""
@@ -112,10 +142,9 @@ def _archive(settings: Settings, week: Week) -> Iterator[apsw.Connection]:
     store = ObjectStore.of(settings)
     if store is None:
         raise RefusedError(f"{shelf.path(week)} is missing, and no cold storage is configured")
-    key = Key.read(settings.backup_key_file) if settings.backup_key_file else None
     with tempfile.TemporaryDirectory(prefix=".history-", dir=shelf.folder) as folder:
         fetched = Shelf(Path(folder))
-        cold.fetch(settings.db_path, week, store, key, fetched.path(week))
+        cold.fetch(settings.db_path, week, store, _key(settings), fetched.path(week))
         with fetched.open(week) as archive:
             yield archive
 
