@@ -20,6 +20,7 @@ import pytest
 from aiohttp import ClientResponse
 from aiohttp.test_utils import TestClient
 from tests.conftest import RedisServer, process_environment, python
+from tests.faults.disk import small_file_system
 from tests.faults.load import Site, faults, faults_at_the_end, under_load
 from tests.faults.site import Api, audited
 from tests.integration import signed_in
@@ -226,15 +227,9 @@ class SizeLimit:
 @pytest.fixture
 def small_disk(tmp_path: Path) -> Iterator[SmallDisk]:
     folder = tmp_path / "data"
-    folder.mkdir()
-    mount = ["mount", "-t", "tmpfs", "-o", "size=4m", "tmpfs", str(folder)]
-    if subprocess.run(mount, check=False).returncode:
-        pytest.skip("no file system can be mounted here: a full one was NOT tested")
-    try:
+    with small_file_system(folder, megabytes=4):
         migrations.migrate(folder / "bets.db")
         yield SmallDisk(folder)
-    finally:
-        subprocess.run(["umount", "--lazy", str(folder)], check=True)
 
 
 @pytest.fixture

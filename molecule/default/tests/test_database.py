@@ -85,6 +85,18 @@ def test_backups_are_made_every_hour(host: Host) -> None:
     assert "OnCalendar=*-*-* *:00:00" in timer
 
 
+def test_every_backup_run_notes_what_fills_the_disk(host: Host, machine: Machine) -> None:
+    machine.run("/opt/app/scripts/backup-hourly.sh", timeout=120)
+    told = host.file("/data/metrics/disk.prom").content_string
+    assert 'tap_disk_part_bytes{part="books"} ' in told
+    assert "tap_disk_part_bytes" in host.check_output("curl -s http://127.0.0.1:8080/metrics")
+    note = host.file("/data/metrics/disk-usage.jsonl")
+    assert note.user == "app"
+    assert host.check_output("tap disk").splitlines()[0].split() == [
+        *("part", "size", "growth", "per", "day")
+    ]
+
+
 def test_a_backup_that_cannot_be_made_says_so(machine: Machine) -> None:
     machine.run("mv /data/backups /data/backups.away")
     try:

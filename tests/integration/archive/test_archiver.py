@@ -7,6 +7,7 @@ import apsw
 import pytest
 
 from archived_site import HOUR_MS, LATER, WEEK, Site, rows, totals
+from tap_trading.archive import scratch
 from tap_trading.archive.archiver import archive
 from tap_trading.archive.errors import ArchiveError
 from tap_trading.archive.weeks import Week
@@ -54,6 +55,20 @@ async def test_bets_that_were_open_at_the_end_of_the_week_are_carried_over(site:
         entries = f"SELECT user_id, amount FROM transaction_ledger WHERE ref_id = '{bet_id}'"
         assert (user_id, amount) in rows(made.path, entries)
         assert (user_id, amount) not in rows(site.books, entries)
+
+
+async def test_a_disk_without_room_for_the_week_is_left_alone(
+    site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = site.told()
+    monkeypatch.setattr(scratch, "SPARE_BYTES", 1 << 60)
+    with pytest.raises(ArchiveError, match=r"MB free, but .* MB are needed"):
+        site.archive()
+    assert [path.name for path in site.shelf.folder.iterdir()] == [".lock"]
+    assert rows(site.books, "SELECT * FROM archives") == []
+    monkeypatch.setattr(scratch, "SPARE_BYTES", 0)
+    assert len(site.archive()) == 1
+    assert site.told() == before
 
 
 async def test_every_file_begins_with_what_the_one_before_ended_with(site: Site) -> None:

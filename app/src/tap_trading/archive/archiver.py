@@ -15,6 +15,7 @@ from tap_trading.archive.copying import copy
 from tap_trading.archive.errors import ArchiveError
 from tap_trading.archive.moving import Mover
 from tap_trading.archive.plan import Cut
+from tap_trading.archive.scratch import NoScratchError, require_room, size_of
 from tap_trading.archive.shelf import Shelf
 from tap_trading.archive.weeks import Week
 from tap_trading.base.db import DatabaseError, open_reader
@@ -77,6 +78,12 @@ def _made(path: Path, cut: Cut, books: Path, prices: Path) -> Checked:
         compare(path, cut, books)
         return checked
     unfinished = path.with_name(f".{path.name}.unfinished")
+    try:
+        # What an earlier run has copied has its room already.
+        most = size_of(books) + size_of(prices) - size_of(unfinished)
+        require_room(path.parent, max(most, 0))
+    except NoScratchError as error:
+        raise ArchiveError(str(error)) from error
     copy(unfinished, cut, books, prices)
     sync(unfinished)
     checked = check(unfinished)

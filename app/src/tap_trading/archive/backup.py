@@ -26,7 +26,7 @@ from tap_trading.archive.contents import (
     last_written,
     prove,
 )
-from tap_trading.archive.scratch import NoScratchError, alone_in, require_room, scratch
+from tap_trading.archive.scratch import NoScratchError, alone_in, require_room, scratch, size_of
 from tap_trading.archive.sealing import Key, SealError
 from tap_trading.base.db import DatabaseError, check_sqlite_version
 from tap_trading.base.files import sha256_of, sync
@@ -145,7 +145,7 @@ def _copy(path: Path, database: Name, copy: Path) -> float:
     """Copy the database to a new file; how long that took, in s."""
     try:
         check_sqlite_version(apsw.sqlite_lib_version())
-        require_room(copy.parent, 2 * _bytes_of(path))
+        require_room(copy.parent, 2 * size_of(path))
         # Read-only: it can neither write nor checkpoint, whatever happens.
         source = apsw.Connection(str(path), flags=apsw.SQLITE_OPEN_READONLY)
         with contextlib.closing(source), contextlib.closing(apsw.Connection(str(copy))) as target:
@@ -167,12 +167,6 @@ def _copy(path: Path, database: Name, copy: Path) -> float:
         reason = error if path.exists() else "there is no such database"
         raise BackupError(f"{path}: {reason}") from error
     return took
-
-
-def _bytes_of(path: Path) -> int:
-    """How much of a disk a copy may take: the database, and what its log adds to it."""
-    files = (path, path.with_name(f"{path.name}-wal"))
-    return sum(file.stat().st_size for file in files if file.exists())
 
 
 def _look_into(sealed: Path, copy: Path, key: Key | None) -> None:

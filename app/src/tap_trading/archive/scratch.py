@@ -56,3 +56,9 @@ def require_room(folder: Path, needed: int) -> None:
             f"{folder} has {free / 1e6:.0f} MB free, but {(needed + SPARE_BYTES) / 1e6:.0f} MB are"
             " needed"
         )
+
+
+def size_of(database: Path) -> int:
+    """How much of a disk a copy of it may take, in bytes: the database, and what its log adds."""
+    files = (database, database.with_name(f"{database.name}-wal"))
+    return sum(file.stat().st_size for file in files if file.exists())
