@@ -20,7 +20,7 @@ from tap_trading.base import textfile
 from tap_trading.base.clock import system_clock
 
 #: What makes a gigabyte.
-BETS = 1_000_000
+BETS = 1_300_000
 #: Full load: what the API takes with its half core (docs/adr/0008), over so many connections.
 _BETS_PER_S, _CONNECTIONS, _USERS = 3_000, 256, 2_500
 _PIECE_S = 3.0
