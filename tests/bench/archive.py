@@ -49,7 +49,7 @@ async def archive(bets: int = BETS) -> None:
         async with betting(settings, port, redis, tokens) as bet:
             alone = [await bet(_PIECE_S)]
             began, beside = time.monotonic(), list[Result]()
-            # As its unit: it is nice, and has half a core; where it writes it leaves more time
+            # As its unit: it is nice, and where it writes it leaves more time
             # to others by itself.
             archiver = subprocess.Popen(
                 ["nice", sys.executable, "-m", "tap_trading.services.archiver"],
