@@ -10,6 +10,7 @@ from archived_site import HOUR_MS, LATER, WEEK, Site, rows, totals
 from tap_trading.archive import scratch
 from tap_trading.archive.archiver import archive
 from tap_trading.archive.errors import ArchiveError
+from tap_trading.archive.moving import Mover
 from tap_trading.archive.weeks import Week
 from tap_trading.base.db import WriterLock, open_reader, open_writer
 from tap_trading.ledger import accounts
@@ -89,6 +90,22 @@ async def test_every_file_begins_with_what_the_one_before_ended_with(site: Site)
     assert dict(rows(site.books, "SELECT id, balance FROM users")) == {
         user: first_sum + totals(second.path).get(user, 0) for user, first_sum in ended.items()
     }
+
+
+async def test_what_older_weeks_began_with_goes_bit_by_bit_too(site: Site) -> None:
+    site.archive()
+    kept = rows(site.books, "SELECT * FROM opening_balances")
+    with closing(open_writer(site.books)) as connection:
+        connection.pragma("foreign_keys", 0)
+        for number in range(450):
+            connection.execute("INSERT INTO opening_balances VALUES ('2000_w01', ?, 5)", (number,))
+            connection.execute("INSERT INTO carried_bets VALUES ('2000_w01', ?, 'u', 5)", (number,))
+    turns: list[float] = []
+    with Mover(site.books, pause=turns.append) as mover:
+        mover.clear()
+    assert rows(site.books, "SELECT * FROM opening_balances") == kept
+    assert rows(site.books, "SELECT * FROM carried_bets WHERE week = '2000_w01'") == []
+    assert len(turns) >= 2 * 3, "bets are written in between"
 
 
 async def test_archived_bets_are_verified_from_their_own_file(site: Site) -> None:

@@ -81,9 +81,22 @@ _DELETE_SETTLEMENTS = (
     "DELETE FROM settlements WHERE start IN (SELECT value FROM json_each(?)) AND released IS NULL"
 )
 _DELETE_OLD = (
-    "DELETE FROM carried_bets WHERE week < (SELECT week FROM horizon)",
-    "DELETE FROM opening_balances WHERE week < (SELECT week FROM horizon)",
-    "DELETE FROM idempotency_keys WHERE bet_id NOT IN (SELECT id FROM bets)",
+    """
+    DELETE FROM carried_bets WHERE (week, bet_id) IN (
+      SELECT week, bet_id FROM carried_bets WHERE week < (SELECT week FROM horizon) LIMIT ?
+    )
+    """,
+    """
+    DELETE FROM opening_balances WHERE (week, user_id) IN (
+      SELECT week, user_id FROM opening_balances WHERE week < (SELECT week FROM horizon) LIMIT ?
+    )
+    """,
+    # Of books from before schema 2; bets know their keys themselves since.
+    """
+    DELETE FROM idempotency_keys WHERE (user_id, key) IN (
+      SELECT user_id, key FROM idempotency_keys WHERE bet_id NOT IN (SELECT id FROM bets) LIMIT ?
+    )
+    """,
 )
 # What the bets of the books were decided by is not older than the first of them.
 _NEEDED_SINCE = """
@@ -159,8 +172,8 @@ class Mover:
             ):
                 deleted += self._delete(past.format(needed=needed), delete)
             for statement in _DELETE_OLD:
-                with self._transaction():
-                    self._connection.execute(statement)
+                while self._delete_some(statement):
+                    pass
             self._shrink()
         except (apsw.Error, DatabaseError) as error:
             raise ArchiveError(f"{self._books}: {error}") from error
@@ -208,6 +221,11 @@ class Mover:
                 self._connection.execute(delete, (as_json(rows),))
             after, deleted = rows[-1], deleted + len(rows)
             self._shrink()
+
+    def _delete_some(self, delete: str) -> int:
+        with self._transaction():
+            self._connection.execute(delete, (_AT_ONCE,))
+            return self._connection.changes()
 
     def _shrink(self) -> None:
         """Give free pages back, so that they never become many."""
