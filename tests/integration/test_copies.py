@@ -299,6 +299,42 @@ def test_a_prune_that_cannot_be_sure_removes_nothing(
     assert site.names() == names
 
 
+def test_copies_from_before_migrations_go_off_the_machine_too(
+    site: CopiedSite, away: Storage, run_tap: Tap
+) -> None:
+    inside = site.copies / "before-migrations"
+    for _ in range(2):
+        assert run_tap("backup", "--dest", str(inside), "--keep", "5")[0] == 0
+    names = sorted(path.name for path in inside.iterdir())
+    assert all(name.endswith(".sealed") for name in names)
+    code, out, _ = run_tap(*site.backup_words())
+    assert code == 0
+    assert "off the machine: 4 sent and read back, 0 missing" in out
+    stored = [key for key in away.stored() if "before-migrations" in key]
+    assert stored == [f"machine/backups/before-migrations/bets/{name}" for name in names]
+    # They are no hourly copies, and stay while those of the machine go.
+    (inside / names[0]).unlink()
+    assert run_tap(*site.backup_words("--keep", "1", "--keep-daily", "1"))[0] == 0
+    assert [key for key in away.stored() if "before-migrations" in key] == stored
+    assert site.value("tap_backup_offsite_pending") == 0
+
+
+def test_copies_from_before_migrations_that_cannot_be_sent_are_missing(
+    site: CopiedSite, away: Storage, run_tap: Tap
+) -> None:
+    inside = site.copies / "before-migrations"
+    run_tap("backup", "--dest", str(inside), "--keep", "5")
+    away.proxy.fault = lambda *_: (503, "SlowDown")
+    assert run_tap(*site.backup_words())[0] == 1
+    assert site.value("tap_backup_offsite_pending") == 3
+    away.proxy.heal()
+    with alone_in(inside):  # a deployment is making one
+        assert run_tap(*site.backup_words())[0] == 0
+    assert not [key for key in away.stored() if "before-migrations" in key]
+    assert run_tap(*site.backup_words())[0] == 0
+    assert len([key for key in away.stored() if "before-migrations" in key]) == 1
+
+
 def test_what_was_put_but_not_read_back_is_read_back_and_not_put_again(
     site: CopiedSite, away: Storage, run_tap: Tap
 ) -> None:

@@ -94,6 +94,8 @@ class FakeMachine(Machine):
         self.keys.write_text(f"{TRUSTED}\n")
         #: What `tap schema` of a release says.
         self.schema = {"bets": 3, "prices": 1}
+        #: Whether releases know how to encrypt copies.
+        self.encrypts = True
         self.commands: list[str] = []
         self.failing: list[str] = []
         #: By unit, the release that it runs.
@@ -151,6 +153,8 @@ class FakeMachine(Machine):
     def _tap(self, command: tuple[str, ...]) -> str:
         if command[-1] == "schema":
             return json.dumps(self.schema)
+        if command[-1] == "settings":
+            return "TAP_BACKUP_KEY_FILE=\n" if self.encrypts else "LOG_LEVEL=info\n"
         return ""
 
     def site(self, version: str) -> str | None:

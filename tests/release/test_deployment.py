@@ -368,6 +368,22 @@ def test_a_database_is_copied_before_it_is_migrated(machine: FakeMachine, tmp_pa
     ]
 
 
+@pytest.mark.parametrize("encrypts", [True, False])
+def test_such_a_copy_is_encrypted_where_there_is_a_key_and_the_release_knows_how(
+    machine: FakeMachine, tmp_path: Path, *, encrypts: bool
+) -> None:
+    with_schema(machine, tmp_path, VERSION, (3, 4))
+    with_schema(machine, tmp_path, NEWER, (4, 5))
+    deploy(machine, VERSION)
+    machine.encrypts = encrypts
+    machine.backup_key.parent.mkdir(parents=True)
+    machine.backup_key.write_text("secret")
+    machine.commands.clear()
+    deploy(machine, NEWER)
+    [copied] = [line for line in machine.commands if "/tap backup" in line]
+    assert (f" TAP_BACKUP_KEY_FILE={machine.backup_key} " in copied) == encrypts
+
+
 @pytest.mark.parametrize("what", ["migrate", "backup"])
 def test_a_failed_migration_changes_nothing(
     machine: FakeMachine, tmp_path: Path, what: str

@@ -100,6 +100,7 @@ def _send(plan: Plan, connect: Callable[[], ObjectStore | None], outcome: Outcom
         return
     if store is not None:
         outcome.offsite = offsite.send(plan.folder, store, plan.retentions())
+        offsite.send_before_migrations(plan.folder, store, outcome.offsite)
         outcome.problems += outcome.offsite.problems
 
 

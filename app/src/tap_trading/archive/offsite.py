@@ -11,9 +11,12 @@ from tap_trading.archive.backup import Copy, copies_in, copies_of
 from tap_trading.archive.contents import NAMES, Name
 from tap_trading.archive.objects import AlteredError, ObjectStore, StoredObject, StoreError
 from tap_trading.archive.retention import Retention, kept
+from tap_trading.archive.scratch import NoScratchError, alone_in
 from tap_trading.base.files import sha256_of
 
 PREFIX = "backups/"
+#: Those from before migrations have a folder of their own, here and there.
+BEFORE_MIGRATIONS = "before-migrations"
 
 #: Beside the copies: which of them were read back, and with which SHA-256.
 _PROVEN = ".offsite.json"
@@ -31,9 +34,9 @@ class Report:
     problems: list[str] = field(default_factory=list)  # a sentence each
 
 
-def key_of(copy: Copy) -> str:
+def key_of(copy: Copy, prefix: str = PREFIX) -> str:
     """Where a copy is in the storage."""
-    return f"{PREFIX}{copy.database}/{copy.name}"
+    return f"{prefix}{copy.database}/{copy.name}"
 
 
 def stored_copies(stored: Mapping[str, StoredObject], database: Name) -> list[Copy]:
@@ -50,23 +53,59 @@ def send(folder: Path, store: ObjectStore, retentions: Mapping[Name, Retention])
     Be alone in `folder`. It raises nothing: what went wrong is in the report.
     """
     report = Report()
+    stored, copies = _send(folder, store, PREFIX, report)
+    try:
+        for name in NAMES if stored is not None else ():
+            _remove_old(name, copies, store, stored or {}, retentions[name], report)
+    except StoreError as error:
+        report.problems.append(str(error))
+    return report
+
+
+def send_before_migrations(folder: Path, store: ObjectStore, report: Report) -> None:
+    """Send the copies from before migrations too, which lie in a folder inside `folder`. Nothing
+    is removed there: they are few, and the bucket's rules end them.
+
+    It raises nothing: what went wrong is in the report.
+    """
+    inside = folder / BEFORE_MIGRATIONS
+    if not inside.is_dir():
+        return
+    found = Report()
+    try:
+        with alone_in(inside):
+            _send(inside, store, f"{PREFIX}{BEFORE_MIGRATIONS}/", found)
+    except NoScratchError:
+        return  # a deployment is making one; the next run sends it
+    except OSError as error:
+        found.problems.append(f"{inside}: {error.strerror}")
+    report.sent += found.sent
+    report.pending += found.pending
+    report.problems += found.problems
+
+
+def _send(
+    folder: Path, store: ObjectStore, prefix: str, report: Report
+) -> tuple[dict[str, StoredObject] | None, list[Copy]]:
+    """Send what is in the folder; what the storage had before, None if something failed."""
     copies = sorted(
         (copy for name in NAMES for copy in copies_in(folder, name)),
         key=lambda copy: copy.taken,
         reverse=True,  # after a long failure the newest are worth the most
     )
-    report.pending = [key_of(copy) for copy in copies]
+    keys = {copy: key_of(copy, prefix) for copy in copies}
+    report.pending = list(keys.values())
     proven = _Proven(folder)
+    stored = None
     try:
-        stored = {item.key: item for item in store.list(PREFIX)}
-        for copy in copies:
-            _bring(folder / copy.name, copy, store, stored, proven, report)
-        for name in NAMES:
-            _remove_old(name, copies, store, stored, retentions[name], report)
+        found = {item.key: item for item in store.list(prefix)}
+        for copy, key in keys.items():
+            _bring(folder / copy.name, copy, key, store, found, proven, report)
+        stored = found
     except (StoreError, OSError) as error:
         report.problems.append(str(error))
-    proven.forget_all_but(report, copies)
-    return report
+    proven.forget_all_but(report, set(keys.values()))
+    return stored, copies
 
 
 def prune(folder: Path, store: ObjectStore) -> list[Copy]:
@@ -107,9 +146,8 @@ class _Proven:
         self._sums[key] = sha256
         self._write()
 
-    def forget_all_but(self, report: Report, copies: list[Copy]) -> None:
+    def forget_all_but(self, report: Report, wanted: set[str]) -> None:
         """Copies that are no longer here need no note."""
-        wanted = {key_of(copy) for copy in copies}
         if set(self._sums) <= wanted:
             return
         self._sums = {key: value for key, value in self._sums.items() if key in wanted}
@@ -127,13 +165,13 @@ class _Proven:
 def _bring(
     path: Path,
     copy: Copy,
+    key: str,
     store: ObjectStore,
     stored: Mapping[str, StoredObject],
     proven: _Proven,
     report: Report,
 ) -> None:
     """Make sure that a copy is there. Raises StoreError when others would fare no better."""
-    key = key_of(copy)
     there = key in stored and stored[key].size == path.stat().st_size
     try:
         if not there or key not in proven:

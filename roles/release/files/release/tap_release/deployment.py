@@ -39,6 +39,7 @@ _NO_PRICE = frozenset({"price_age"})
 #: Databases as they were before a migration, beside the hourly copies.
 _SNAPSHOTS = "backups/before-migrations"
 _SNAPSHOTS_KEPT = 5
+_KEY = "TAP_BACKUP_KEY_FILE"
 
 
 @dataclass(slots=True)
@@ -198,9 +199,15 @@ def _snapshot(machine: Machine, version: str, before: str, name: str) -> None:
     words = ["backup", f"--dest={machine.data / _SNAPSHOTS}", f"--keep={_SNAPSHOTS_KEPT}"]
     if name == "bets":
         # Its audit knows the schema as it is; the new release's knows the one to come.
-        machine.tap(before, *words)
+        machine.tap(before, *words, **_sealed(machine, before))
     else:
-        machine.tap(version, *words, f"--database={name}")
+        machine.tap(version, *words, f"--database={name}", **_sealed(machine, version))
+
+
+def _sealed(machine: Machine, version: str) -> dict[str, str]:
+    """The setting that has a release encrypt copies, if there is a key and it can."""
+    knows = machine.backup_key.exists() and f"{_KEY}=" in machine.tap(version, "settings")
+    return {_KEY: str(machine.backup_key)} if knows else {}
 
 
 def _await_ready(machine: Machine, made: Deployment) -> None:

@@ -57,6 +57,7 @@ class Machine:
         self.data = data
         self.keys = etc / "tap-trading/release-keys"
         self.floor = etc / "tap-trading/release-floor"
+        self.backup_key = etc / "tap-trading/backup/key"  # of whoever encrypts copies
         self.units = etc / "systemd/system"
         self.releases = root / "releases"
         self.upload = self.releases / ".upload.tar.gz"  # on its way from the controller
@@ -112,8 +113,9 @@ class Machine:
             raise ReleaseError(f"{command[0]}: {' / '.join(words[-3:]) or done.returncode}")
         return done.stdout
 
-    def tap(self, version: str, *words: str) -> str:
+    def tap(self, version: str, *words: str, **more: str) -> str:
         """Run an installed release's own `tap` on the databases, as the app user; its output.
+        `more` are settings beside their paths.
 
         Raises ReleaseError.
         """
@@ -125,6 +127,7 @@ class Machine:
             return self.run(
                 "setpriv", f"--reuid={app.pw_uid}", f"--regid={app.pw_gid}", "--init-groups", "env",
                 "-i", f"DB_PATH={self.data}/bets.db", f"PRICES_DB_PATH={self.data}/prices.db",
+                *(f"{name}={value}" for name, value in more.items()),
                 str(self.releases / version / "tap"), *words,
             )  # fmt: skip
         except ReleaseError as error:  # it says who it is by itself
