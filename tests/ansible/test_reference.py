@@ -91,7 +91,9 @@ def test_a_table_survives_what_stands_in_its_cells() -> None:
 
 def test_the_environment_file_names_exactly_the_settings() -> None:
     elsewhere = {*OF_THE_UNIT, *OF_THE_BACKUP}
-    assert list(environment(services_disk_full_percent=90)) == [name for name in SETTING_NAMES if name not in elsewhere]
+    assert list(environment(services_disk_full_percent=90)) == [
+        name for name in SETTING_NAMES if name not in elsewhere
+    ]
     assert list(environment("backup", "backup.env.j2", **STORAGE)) == OF_THE_BACKUP
     assert environment("backup", "backup.env.j2") == {}
     assert set(reference.set_where()) == set(SETTING_NAMES)

@@ -9,7 +9,6 @@ import sys
 import tempfile
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
-from itertools import count, cycle
 from pathlib import Path
 from statistics import median
 
@@ -43,17 +42,23 @@ CORE = "0"
 
 
 def bet_requests(tokens: list[str]) -> Iterator[bytes]:
-    """Bets of these wallets in turn, on cells that are all offered, no end."""
-    offered = [cell.cell_id for cell in live_market.cells(GEOMETRY, system_clock() + 120_000)]
-    for number, token in zip(count(), cycle(tokens)):
-        body = orjson.dumps({"cell_id": offered[number // len(tokens)], "amount": 100})
-        yield (
-            "POST /api/bets HTTP/1.1\r\nHost: 127.0.0.1\r\nX-Real-IP: 127.0.0.1\r\n"
-            "X-Forwarded-For: 127.0.0.1\r\nX-Forwarded-Proto: https\r\n"
-            f"X-Request-ID: req_{number:032x}\r\nAuthorization: Bearer {token}\r\n"
-            f"Idempotency-Key: {number:016x}\r\nContent-Type: application/json\r\n"
-            f"Content-Length: {len(body)}\r\n\r\n"
-        ).encode() + body
+    """Bets of these wallets in turn, each time on another cell, all of them open; for an hour."""
+    offered = iter(live_market.cells(GEOMETRY, system_clock() + 120_000))
+    number = 0
+    while True:
+        # A column closes two widths before it begins; a bet may be on its way for a while.
+        open_until = system_clock() // 1000 + 2 * GEOMETRY.width_s + 20
+        cell_id = next(cell.cell_id for cell in offered if cell.start >= open_until)
+        for token in tokens:
+            body = orjson.dumps({"cell_id": cell_id, "amount": 100})
+            yield (
+                "POST /api/bets HTTP/1.1\r\nHost: 127.0.0.1\r\nX-Real-IP: 127.0.0.1\r\n"
+                "X-Forwarded-For: 127.0.0.1\r\nX-Forwarded-Proto: https\r\n"
+                f"X-Request-ID: req_{number:032x}\r\nAuthorization: Bearer {token}\r\n"
+                f"Idempotency-Key: {number:016x}\r\nContent-Type: application/json\r\n"
+                f"Content-Length: {len(body)}\r\n\r\n"
+            ).encode() + body
+            number += 1
 
 
 def some(requests: Iterator[bytes], number: int) -> Iterator[bytes]:
