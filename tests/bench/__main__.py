@@ -8,6 +8,7 @@ import asyncio
 import sys
 
 from bench.archive import archive
+from bench.backup import backup
 from bench.bets import bets
 from bench.fan_out import fan_out
 from bench.feeds import feeds
@@ -29,6 +30,7 @@ async def main() -> None:
     await feeds()
     await settlement()
     await replay()
+    await backup()
     await archive()
 
 
