@@ -220,7 +220,8 @@ def test_a_full_disk_refuses_bets_loses_none_and_heals(
     for answer in refused:
         assert answer.status == 503
         assert answer.headers["content-type"].startswith("application/problem+json")
-        assert answer.headers["retry-after"] == "5"
+        # Somebody has to make room; where even that is too late, the books may take it next time.
+        assert answer.headers["retry-after"] in ("5", "30")
         assert answer.json["code"] in ("storage_unavailable", "feed_stale")
     health = site.get("http://127.0.0.1:8080/healthz")
     measured(f"health while the disk is full: {health.status} {health.json['checks']}")
