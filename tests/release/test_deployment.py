@@ -263,12 +263,14 @@ def boot(machine: FakeMachine) -> None:
     }
 
 
-def cut_off(machine: FakeMachine, at: int, monkeypatch: pytest.MonkeyPatch) -> bool:
-    """Deploy, and be cut off at a step; whether there were so many."""
+def cut_off(
+    machine: FakeMachine, at: int, monkeypatch: pytest.MonkeyPatch, work: Callable[[], object]
+) -> bool:
+    """Work, and be cut off at a step; whether there were so many."""
     try:
         with monkeypatch.context() as patch:
             Cut(at, machine, patch)
-            deploy(machine, NEWER)
+            work()
     except CutOffError:
         return True
     finally:
@@ -286,7 +288,7 @@ def test_a_deployment_that_is_cut_off_anywhere_is_ended_by_the_next_run(
         machine.__init__(tmp_path / f"opt{steps}")  # type: ignore[misc] # a new one
         installed(machine, tmp_path, VERSION, NEWER)
         deploy(machine, VERSION)
-        if not cut_off(machine, steps, monkeypatch):
+        if not cut_off(machine, steps, monkeypatch, lambda: deploy(machine, NEWER)):
             break
         steps += 1
         if rebooted:

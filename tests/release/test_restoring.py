@@ -10,7 +10,7 @@ from tap_release import colours, deployment, restoring
 from tap_release.machine import ReleaseError
 from tap_release.restoring import Wanted
 from tests.release.fake_machine import VERSION, FakeMachine, installed
-from tests.release.test_deployment import Cut, CutOffError, boot, deploy, serves
+from tests.release.test_deployment import boot, cut_off, deploy, serves
 
 COPY = "bets-20260302T100000Z.db.zst.sealed"
 PRICES = "prices-20260302T100000Z.db.zst.sealed"
@@ -114,8 +114,8 @@ def test_nothing_writes_while_files_are_moved_and_all_runs_again(
     restore(machine)
     assert seen == [set()]
     lines = machine.commands
-    stopped = next(i for i, line in enumerate(lines) if line.startswith("systemctl stop tap-tr")
-                   and "tap-trading-backup.timer tap-trading-backup.service" in line)  # fmt: skip
+    timer = "systemctl stop tap-trading-backup.timer tap-trading-backup.service "
+    stopped = next(i for i, line in enumerate(lines) if line.startswith(timer))
     ports = next(i for i, line in enumerate(lines) if "stop tap-trading-price.socket" in line)
     assert ports < stopped < lines.index("systemctl start tap-trading-backup.timer")
     assert machine.commands.count(f"smoke {VERSION}") == 1
@@ -194,17 +194,20 @@ def test_a_site_that_does_not_come_up_says_where_everything_is(
     assert restoring.recover(machine) is None
 
 
-def cut_off(machine: FakeMachine, at: int, monkeypatch: pytest.MonkeyPatch) -> bool:
-    """Restore, and be cut off at a step; whether there were so many."""
-    try:
-        with monkeypatch.context() as patch:
-            Cut(at, machine, patch)
-            restore(machine)
-    except CutOffError:
-        return True
-    finally:
-        machine.on_command = lambda _line: None
-    return False
+def test_a_refusal_that_is_cut_off_restores_nothing(
+    machine: FakeMachine, tap: Tap, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    steps = 0
+    with contextlib.suppress(ReleaseError):  # at last it is refused to its end
+        while True:
+            tap.lost = [0, 2]
+            assert cut_off(machine, steps, monkeypatch, lambda: restore(machine))
+            told = restoring.recover(machine)
+            assert told is None or told["result"] == "taken back, nothing was restored", steps
+            assert there(machine) == BEFORE, steps
+            assert serves(machine, VERSION), steps
+            steps += 1
+    assert steps > 20
 
 
 @pytest.mark.parametrize("rebooted", [False, True])
@@ -219,14 +222,17 @@ def test_cut_off_anywhere_the_site_goes_on_with_the_one_or_the_other(
         installed(machine, tmp_path, VERSION)
         deploy(machine, VERSION)
         Tap(machine, monkeypatch)
-        if not cut_off(machine, steps, monkeypatch):
+        if not cut_off(machine, steps, monkeypatch, lambda: restore(machine)):
             break
         if rebooted:
             boot(machine)
         deployment.recover(machine)
+        told = None
         with contextlib.suppress(ReleaseError):
-            restoring.recover(machine)
+            told = restoring.recover(machine)
         found = there(machine)
+        if told is not None:
+            assert str(told["result"]).startswith("finished") == (found == AFTER), steps
         assert found in (BEFORE, AFTER), (steps, found)
         seen.add(found == AFTER)
         assert colours.live(machine) is not None

@@ -46,7 +46,6 @@ class Restore:
     unknown: list[str]  # files of archives that do not belong to them
     timers: list[str]  # that run, and have to run again
     aside: str  # the folder for what was there
-    lost_entries: int | None
     by: str
     since: str
     stage: str = "stopping"
@@ -81,7 +80,6 @@ def restore(machine: Machine, wanted: Wanted, *, by: str) -> dict[str, object]:
         unknown=plan["unknown"],
         timers=_timers(machine),
         aside=f"{machine.data}/aside/{re.sub('[-:]|[.].*', '', now())}Z",
-        lost_entries=change["lost_entries"],
         by=by,
         since=now(),
     )
@@ -94,7 +92,6 @@ def restore(machine: Machine, wanted: Wanted, *, by: str) -> dict[str, object]:
     except ReleaseError as error:
         _start(machine, made)
         raise ReleaseError(f"{error}; the site was stopped for this, and goes on") from error
-    made.lost_entries = change["lost_entries"]
     made.reach(machine, "moving")
     _go_on(machine, made)
     return {
@@ -103,7 +100,7 @@ def restore(machine: Machine, wanted: Wanted, *, by: str) -> dict[str, object]:
         "copies": made.copies,
         "rows": plan["rows"],
         "missing_archives": plan["missing"],
-        "lost_entries": made.lost_entries,
+        "lost_entries": change["lost_entries"],
         "aside": made.aside,
         "down_s": round(time.monotonic() - stopped, 1),
         "took_s": round(time.monotonic() - began, 1),
@@ -119,7 +116,9 @@ def recover(machine: Machine) -> dict[str, object] | None:
         return None
     made = Restore(**found)
     told = {"changed": True, "version": machine.live_version(), "stage": made.stage}
-    if made.stage in ("stopping", "moving") and not _has_moved(machine, made):
+    if made.stage == "moving" and not _has_moved(machine, made):
+        made.reach(machine, "stopping")  # what is ready goes, which would look as if it were moved
+    if made.stage == "stopping":
         _start(machine, made)
         return {**told, "result": "taken back, nothing was restored"}
     colour = colours.live(machine)
