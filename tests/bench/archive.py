@@ -11,9 +11,9 @@ import time
 from pathlib import Path
 
 from archived_site import rows, totals
-from bench.beside import BETS_PER_S, USERS_WHO_BET, betting
+from bench.beside import USERS_WHO_BET, betting, tell
 from bench.bets import api_settings
-from bench.load import Result, percentile
+from bench.load import Result
 from bench.site import (
     audited,
     free_port,
@@ -72,13 +72,7 @@ async def archive(bets: int = BETS) -> None:
             f"archive: {archived} bets of {size / 1e9:.2f} GB in {took:.0f} s; the books have"
             f" {books.stat().st_size / 1e6:.1f} MB then, {empty / 1e6:.1f} when they are empty"
         )
-        for when, results in (("before", alone), ("meanwhile", beside)):
-            ordered = sorted(latency for result in results for latency in result.latencies())
-            p50, p99 = percentile(ordered, 0.5), percentile(ordered, 0.99)
-            print(
-                f"  {BETS_PER_S} new bets/s {when}: {len(ordered)}, p50 {p50:.1f} ms,"
-                f" p99 {p99:.1f} ms, at most {ordered[-1]:.1f} ms"
-            )
+        tell(alone, beside)
         print(f"  {audited(books)}; the archive: {audited(path)}")
 
 

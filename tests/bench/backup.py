@@ -10,9 +10,9 @@ import sys
 import time
 from pathlib import Path
 
-from bench.beside import betting
+from bench.beside import betting, tell
 from bench.bets import api_settings
-from bench.load import Result, percentile
+from bench.load import Result
 from bench.site import audited, free_port, scratch_site, sign_in
 from full_week import write_week
 from tap_trading.archive.weeks import Week
@@ -60,12 +60,7 @@ async def backup(bets: int = BETS) -> None:
             f" {said['tap_backup_copy_seconds']['bets']:.1f} s, proven, sealed and all in"
             f" {said['tap_backup_duration_seconds']['bets']:.0f} s"
         )
-        for when, results in (("before", alone), ("meanwhile", beside)):
-            ordered = sorted(latency for result in results for latency in result.latencies())
-            print(
-                f"  {_BETS_PER_S} bets/s {when}: {len(ordered)},"
-                f" p50 {percentile(ordered, 0.5):.1f} ms, p99 {percentile(ordered, 0.99):.1f} ms"
-            )
+        tell(alone, beside, _BETS_PER_S)
         print(f"  {audited(books)}")
 
 

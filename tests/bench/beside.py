@@ -6,7 +6,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 
 from bench.bets import CONNECTIONS, GEOMETRY, bet_requests
-from bench.load import Result, cpu_seconds, open_loop
+from bench.load import Result, cpu_seconds, open_loop, percentile
 from bench.site import process, wait_for, wait_for_market
 from live_market import keep_market
 from tap_trading.base.redis import Redis
@@ -52,3 +52,14 @@ async def betting(
 
         yield bet
         market.cancel()
+
+
+def tell(before: list[Result], meanwhile: list[Result], rate: int = BETS_PER_S) -> None:
+    """Print how long the bets took before something else was done, and beside it."""
+    for when, results in (("before", before), ("meanwhile", meanwhile)):
+        ordered = sorted(latency for result in results for latency in result.latencies())
+        p50, p99 = percentile(ordered, 0.5), percentile(ordered, 0.99)
+        print(
+            f"  {rate} new bets/s {when}: {len(ordered)}, p50 {p50:.1f} ms,"
+            f" p99 {p99:.1f} ms, at most {ordered[-1]:.1f} ms"
+        )

@@ -132,9 +132,12 @@ def sentence(done: "subprocess.CompletedProcess[str]") -> str:
 
 
 def test_copies_leave_the_machine(
-    machine: Machine, storage: Storage, play: Run,
-    trader: Trader, before: Before,
-) -> None:  # fmt: skip
+    machine: Machine,
+    storage: Storage,
+    play: Run,
+    trader: Trader,
+    before: Before,
+) -> None:
     done = play("provision.yml", "--tags", "backup")
     assert done.returncode == 0, done.stdout
     for _ in range(2):
@@ -150,10 +153,13 @@ def test_copies_leave_the_machine(
 
 
 def test_an_empty_machine_goes_on_from_the_last_copy(
-    machine: Machine, play: Run,
-    trader: Trader, before: Before, live_release: Callable[[], str],
+    machine: Machine,
+    play: Run,
+    trader: Trader,
+    before: Before,
+    live_release: Callable[[], str],
     measured: Callable[[str], None],
-) -> None:  # fmt: skip
+) -> None:
     replace(machine)
     began = time.monotonic()
     done = play("restore.yml")
@@ -171,9 +177,13 @@ def test_an_empty_machine_goes_on_from_the_last_copy(
 
 
 def test_newer_books_stay_unless_that_is_said_twice(
-    machine: Machine, host: Host, play: Run,
-    trader: Trader, before: Before, live_release: Callable[[], str],
-) -> None:  # fmt: skip
+    machine: Machine,
+    host: Host,
+    play: Run,
+    trader: Trader,
+    before: Before,
+    live_release: Callable[[], str],
+) -> None:
     newer, older = trader.is_told(), before.copies[0]
     named = ("-e", f"restore_copy={older}")
     once = (*named, "-e", "restore_over_newer=true")
@@ -198,9 +208,10 @@ def test_newer_books_stay_unless_that_is_said_twice(
 
 
 def test_a_copy_that_is_not_there_changes_nothing(
-    play: Run, trader: Trader,
+    play: Run,
+    trader: Trader,
     live_release: Callable[[], str],
-) -> None:  # fmt: skip
+) -> None:
     before = trader.is_told()
     name = "bets-20200101T000000Z.db.zst.sealed"
     said = sentence(play("restore.yml", "-e", f"restore_copy={name}"))
@@ -210,9 +221,13 @@ def test_a_copy_that_is_not_there_changes_nothing(
 
 
 def test_one_that_is_killed_while_files_are_moved_is_ended_by_recover(
-    machine: Machine, play: Run, playbook: Run,
-    trader: Trader, before: Before, live_release: Callable[[], str],
-) -> None:  # fmt: skip
+    machine: Machine,
+    play: Run,
+    playbook: Run,
+    trader: Trader,
+    before: Before,
+    live_release: Callable[[], str],
+) -> None:
     trader.bets()
     newer = trader.is_told()
     machine.run(
@@ -221,8 +236,11 @@ def test_one_that_is_killed_while_files_are_moved_is_ended_by_recover(
         " systemctl kill --signal=KILL tap-trading-deployment'"
     )
     stamp = re.findall(r"\d{8}T\d{6}Z", before.copies[1])[0]
-    words = (f"restore_copy={before.copies[1]}", "restore_over_newer=true",
-             f"restore_lose_since={stamp}")  # fmt: skip
+    words = (
+        f"restore_copy={before.copies[1]}",
+        "restore_over_newer=true",
+        f"restore_lose_since={stamp}",
+    )
     said = sentence(play("restore.yml", *(part for word in words for part in ("-e", word))))
     assert "cut off" in said
     done = playbook("recover.yml")

@@ -106,10 +106,7 @@ def prove(path: Path, database: Name) -> None:
             verdict = connection.pragma("integrity_check")
             if verdict != "ok":
                 raise UnprovenError(f"failed its integrity check: {verdict}")
-            is_older = 0 < version_of(connection) < migrations.available()[-1].version
-            report = audit(connection) if database == "bets" and not is_older else None
-        if database == "bets" and is_older:
-            report = _audit_as_migrated(path)
+            report = _audit(connection, path) if database == "bets" else None
     except (apsw.Error, DatabaseError) as error:
         raise UnprovenError(f"cannot be read: {error}") from error
     if report is not None and not report.clean:
@@ -117,6 +114,13 @@ def prove(path: Path, database: Name) -> None:
             f"failed its audit (findings: {report.found}), the first: {report.findings[0]};"
             " see all with: tap audit"
         )
+
+
+def _audit(connection: apsw.Connection, path: Path) -> Report:
+    """Raises apsw.Error or DatabaseError."""
+    if 0 < version_of(connection) < migrations.available()[-1].version:
+        return _audit_as_migrated(path)
+    return audit(connection)
 
 
 def _audit_as_migrated(path: Path) -> Report:

@@ -119,12 +119,13 @@ def _match_archives(
     """
     books = folder / "bets.db"
     known = {each.week: each for each in cold.known(books)}
+    weeks = shelf.weeks()
     here = {
         week
-        for week in shelf.weeks()
+        for week in weeks
         if week in known and sha256_of(shelf.path(week)) == known[week].sha256
     }
-    plan.unknown = [shelf.path(week).name for week in shelf.weeks() if week not in here]
+    plan.unknown = [shelf.path(week).name for week in weeks if week not in here]
     with Mover(books) as mover:
         for week, each in known.items():
             if not each.is_local or week in here:

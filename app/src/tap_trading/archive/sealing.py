@@ -24,6 +24,8 @@ import zstandard
 from nacl import bindings
 from nacl.exceptions import CryptoError
 
+from tap_trading.base.config import Settings
+
 #: How the name of a sealed file ends, without and with a key.
 SUFFIX = ".zst"
 SUFFIX_ENCRYPTED = ".zst.sealed"
@@ -70,6 +72,12 @@ class Key:
         if len(secret) != _KEY_BYTES:
             raise SealError(f"the key {path} has {len(secret)} bytes instead of {_KEY_BYTES}")
         return cls(secret)
+
+    @classmethod
+    def of(cls, settings: Settings) -> "Key | None":
+        """The key of the settings; None when they name none. Raises SealError."""
+        path = settings.backup_key_file
+        return None if path is None else cls.read(path)
 
     @staticmethod
     def generate() -> str:

@@ -114,14 +114,9 @@ def _count(text: str) -> int:
     return int(text)
 
 
-def _key(settings: Settings) -> Key | None:
-    """Raises SealError."""
-    return None if settings.backup_key_file is None else Key.read(settings.backup_key_file)
-
-
 def _backup(settings: Settings, args: argparse.Namespace) -> int:
     path = settings.db_path if args.database == "bets" else settings.prices_db_path
-    made = back_up(path, args.database, args.dest, args.keep, datetime.now(UTC), _key(settings))
+    made = back_up(path, args.database, args.dest, args.keep, datetime.now(UTC), Key.of(settings))
     print(f"{made.path} {made.size} bytes, checked; {len(made.removed)} older removed")
     return 0
 
@@ -139,7 +134,7 @@ def _copy_all(settings: Settings, args: argparse.Namespace) -> int:
         databases={"bets": settings.db_path, "prices": settings.prices_db_path},
         folder=args.dest,
         bets_kept=Retention(args.keep, args.keep_daily, args.keep_weekly),
-        key=_key(settings),
+        key=Key.of(settings),
         metrics=args.metrics,
     )
     outcome = hourly.run(plan, lambda: ObjectStore.of(settings))
@@ -182,7 +177,7 @@ def _backup_prune(settings: Settings, args: argparse.Namespace) -> int:
 
 def _drill(settings: Settings, args: argparse.Namespace) -> int:
     source = Source(args.dest, ObjectStore.of(settings))
-    outcome = drill.run(source, args.scratch, _key(settings), args.metrics)
+    outcome = drill.run(source, args.scratch, Key.of(settings), args.metrics)
     place = "off the machine" if source.store else "this machine alone (there is no TAP_S3_BUCKET)"
     for found in outcome.restored.values():
         rows = sum(found.contents.rows.values())
@@ -200,7 +195,7 @@ def _restore(settings: Settings, args: argparse.Namespace) -> int:
     copy = Copy.named(args.copy) if args.copy else newest(source, args.database)
     if copy is None or copy.database != args.database:
         raise RefusedError(f"{args.copy} is not the name of a copy of {args.database}")
-    contents = restore(source, copy, args.to, _key(settings))
+    contents = restore(source, copy, args.to, Key.of(settings))
     print(
         f"{args.to} is {copy.name}, proven: {sum(contents.rows.values())} rows, {contents.sentinel}"
     )
@@ -219,7 +214,7 @@ def _restore_prepare(settings: Settings, args: argparse.Namespace) -> int:
     plan = prepare(
         _source(settings, args),
         {"bets": args.copy, "prices": args.prices},
-        _key(settings),
+        Key.of(settings),
         args.to,
         Shelf(settings.archive_dir),
     )

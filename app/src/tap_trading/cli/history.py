@@ -118,15 +118,11 @@ def _prune(settings: Settings, args: argparse.Namespace) -> int:
             "no cold storage is configured (there is no TAP_S3_BUCKET), so no archive was removed"
         )
     shelf, now = Shelf(settings.archive_dir), time.time_ns() // 10**6
-    report = cold.store(settings.db_path, shelf, store, _key(settings), now, keep=args.keep)
+    report = cold.store(settings.db_path, shelf, store, Key.of(settings), now, keep=args.keep)
     for week in report.removed:
         print(f"{shelf.path(week)} removed; it is in {store}")
     print(f"{len(report.removed)} archives removed")
     return 0
-
-
-def _key(settings: Settings) -> Key | None:
-    return Key.read(settings.backup_key_file) if settings.backup_key_file else None
 
 
 @contextmanager
@@ -144,7 +140,7 @@ def _archive(settings: Settings, week: Week) -> Iterator[apsw.Connection]:
         raise RefusedError(f"{shelf.path(week)} is missing, and no cold storage is configured")
     with tempfile.TemporaryDirectory(prefix=".history-", dir=shelf.folder) as folder:
         fetched = Shelf(Path(folder))
-        cold.fetch(settings.db_path, week, store, _key(settings), fetched.path(week))
+        cold.fetch(settings.db_path, week, store, Key.of(settings), fetched.path(week))
         with fetched.open(week) as archive:
             yield archive
 

@@ -146,9 +146,11 @@ async def _follow(
 
 
 async def _foresee_sessions(sessions: Sessions, live: Live) -> None:
-    """Know who is signed in while another release serves them, for ever."""
+    """Know who is signed in until this process takes over from another one; runs for ever."""
+    has_taken_over = False
     while True:
-        if not live():
+        has_taken_over = has_taken_over or live()
+        if not has_taken_over:
             try:
                 await sessions.foresee()
             except (RedisError, OSError) as error:  # then each is asked for when it comes

@@ -52,8 +52,7 @@ def run(settings: Settings, now: int) -> bool:
 def _store(settings: Settings, shelf: Shelf, now: int) -> None:
     try:
         store = ObjectStore.of(settings)
-        path = settings.backup_key_file
-        key = Key.read(path) if path is not None else None
+        key = Key.of(settings)
     except (StoreError, SealError) as error:
         raise ArchiveError(str(error)) from error
     if store is None:
